@@ -1,0 +1,29 @@
+"""Package metadata, read from settings.ini; the experiment notebooks travel as package data."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+config = ConfigParser(delimiters=['='])
+config.read('settings.ini', encoding='utf-8')
+cfg = config['DEFAULT']
+
+setup(
+    name=cfg['lib_name'],
+    version=cfg['version'],
+    description=cfg['description'],
+    long_description=Path('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author=cfg['author'],
+    author_email=cfg['author_email'],
+    url=cfg['git_url'],
+    license='Apache-2.0',
+    keywords=cfg['keywords'],
+    python_requires='>=' + cfg['min_python'],
+    packages=['coulomb_gan', 'coulomb_gan.experiments'],
+    package_dir={'coulomb_gan': 'coulomb_gan', 'coulomb_gan.experiments': 'nbs/experiments'},
+    package_data={'coulomb_gan.experiments': ['*.ipynb']},
+    install_requires=cfg['requirements'].split() + cfg['pip_requirements'].split(),
+    extras_require={'dev': cfg['dev_requirements'].split()},
+    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['coulomb_gan=coulomb_gan._modidx:d']},
+)

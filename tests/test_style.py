@@ -1,0 +1,304 @@
+"""The budgets of the house style, measured on the stored notebooks and the generated modules.
+
+A budget is a function from one notebook to the list of its faults, each naming the cell, what was got and the limit.
+"""
+import ast
+import io
+import json
+import re
+import tokenize
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb')) + sorted((ROOT/'nbs/experiments').glob('*.ipynb'))
+MODULES = [p for p in sorted((ROOT/'coulomb_gan').glob('*.py')) if p.name != '_modidx.py']
+OPEN_ENDED = {'index', '00_paper'}                     # these, and the experiments, need no closing section
+PROTOCOL = {'forward'}                                 # methods whose signature another library fixes
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+MACHINE_PATH = re.compile(r'(?:(?<![\w.])|(?<=\\[nt]))/(?:home|root|work|tmp)/')      # not inside a web address
+
+
+# --- reading a notebook -------------------------------------------------------------------------------------------
+
+class Cell:
+    def __init__(self, nb, i, cell):
+        self.where, self.kind = f"{nb} cell {i} #{cell.get('id', '?')}", cell['cell_type']
+        self.source, self.outputs = ''.join(cell['source']), cell.get('outputs', [])
+        self.tags = cell['metadata'].get('tags', [])
+        self.directives = re.findall(r'^#\|\s*(.+?)\s*$', self.source, flags=re.M) if self.kind == 'code' else []
+
+    def has(self, *names): return any(d.split()[0] in names for d in self.directives)
+    exported = property(lambda self: self.has('export', 'exports', 'exporti'))
+    public = property(lambda self: self.has('export', 'exports'))
+
+    @property
+    def lines(self): return [l for l in self.source.splitlines() if l.strip() and not l.startswith('#|')]
+
+    @property
+    def logic(self):
+        "Lines that compute: `lines` without the docstrings and without the one-a-line docments of a signature."
+        drop = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, (*FUNCTION, ast.ClassDef)):
+                if ast.get_docstring(node): drop |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+                if isinstance(node, FUNCTION): drop |= set(range(node.lineno + 1, node.body[0].lineno))
+        numbered = enumerate(self.source.splitlines(), 1)
+        return [l for i, l in numbered if l.strip() and not l.startswith('#|') and i not in drop]
+
+    @property
+    def tree(self): return ast.parse(re.sub(r'^\s*[%!].*$', '', self.source, flags=re.M))
+
+
+class Notebook:
+    def __init__(self, name, text):
+        self.name, self.text, self.experiment = name, text, name.startswith('experiments/')
+        self.cells = [Cell(name, i, c) for i, c in enumerate(json.loads(text)['cells'])]
+        self.code = [c for c in self.cells if c.kind == 'code']
+        self.exported = [c for c in self.code if c.exported]
+
+    def headings(self, level=r'#{1,6}'):
+        "(cell, title) of every markdown heading, code fences left out"
+        for c in self.cells:
+            prose = re.sub(r'^```.*?^```', '', c.source, flags=re.M | re.S) if c.kind == 'markdown' else ''
+            yield from ((c, title) for title in re.findall(rf'^{level} +(.+?)\s*$', prose, flags=re.M))
+
+
+def read(path): return path.read_text(encoding='utf-8')
+
+def load(path): return Notebook(path.relative_to(ROOT/'nbs').with_suffix('').as_posix(), read(path))
+
+
+# --- reading signatures -------------------------------------------------------------------------------------------
+
+def public_names(cell):
+    "The names a cell adds to `__all__`"
+    for node in cell.tree.body if cell.public else []:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, 'target', None)]
+        names = [node.name] if hasattr(node, 'name') else [t.id for t in targets if isinstance(t, ast.Name)]
+        yield from (n for n in names if not n.startswith('_'))
+
+
+def is_record(node):
+    "A dataclass or a named tuple: its fields are its signature"
+    marks = [ast.unparse(n) for n in node.decorator_list + node.bases]
+    return any(re.match(r'(\w+\.)?(dataclass|NamedTuple)\b', m) for m in marks)
+
+
+def parameters(node):
+    "(name, first line, last line) of each parameter of a function, or of each field of a dataclass"
+    if isinstance(node, ast.ClassDef):
+        for f in node.body:
+            if isinstance(f, ast.AnnAssign) and 'ClassVar' not in ast.unparse(f.annotation):
+                yield f.target.id, f.lineno, f.end_lineno
+        return
+    args = node.args
+    positional = args.posonlyargs + args.args
+    defaults = [None]*(len(positional) - len(args.defaults)) + args.defaults + args.kw_defaults
+    for a, default in zip(positional + args.kwonlyargs, defaults):
+        if a.arg not in ('self', 'cls'): yield a.arg, a.lineno, (default or a).end_lineno
+
+
+def signatures(tree):
+    "(label, node) of everything in a cell that must carry docments"
+    for node in tree.body:
+        if getattr(node, 'name', '_').startswith('_'): continue
+        if isinstance(node, FUNCTION): yield node.name, node
+        if not isinstance(node, ast.ClassDef): continue
+        if is_record(node): yield node.name, node
+        for m in node.body:
+            if isinstance(m, FUNCTION) and (m.name == '__init__' or m.name[0] != '_') and m.name not in PROTOCOL:
+                yield f'{node.name}.{m.name}', m
+
+
+def inherited(trees):
+    "Labels of methods that override one of a public base class of the same notebook, where the docments stand"
+    bases = {n.name: [ast.unparse(b) for b in n.bases] for t in trees for n in t.body if isinstance(n, ast.ClassDef)}
+    labels = {label for t in trees for label, _ in signatures(t)}
+    return {f'{c}.{l.partition(".")[2]}' for c in bases for b in bases[c] for l in labels
+            if l.startswith(b + '.') and not l.endswith('__init__')}
+
+
+def undocumented(source, node):
+    "Parameters without a comment of their own: one parameter a line, the comment beside it"
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {t.start[0] for t in tokens if t.type == tokenize.COMMENT}
+    spans = list(parameters(node))
+    for name, first, last in spans:
+        shared = [n for n, f, l in spans if n != name and f <= last and first <= l]
+        if shared or not comments.intersection(range(first, last + 1)): yield name
+
+
+# --- the budgets --------------------------------------------------------------------------------------------------
+
+BUDGETS = []
+def budget(f): BUDGETS.append(f); return f
+
+
+@budget
+def exported_cell_length(nb, limit=30):
+    return [f'{c.where}: {len(c.lines)} lines, limit {limit}' for c in nb.exported if len(c.lines) > limit]
+
+@budget
+def median_exported_length(nb, limit=8):
+    got = median([len(c.logic) for c in nb.exported] or [0])
+    return [f'{nb.name}: the median exported cell has {got} lines of logic, limit {limit}'] if got > limit else []
+
+@budget
+def exported_line_width(nb, limit=110):
+    wide = [(c.where, l) for c in nb.exported for l in c.lines if len(l) > limit]
+    return [f'{where}: width {len(l)}, limit {limit}: {l.strip()[:60]}...' for where, l in wide]
+
+@budget
+def docments(nb):
+    cells = [c for c in nb.exported if c.public]
+    skip = inherited([c.tree for c in cells])
+    return [f'{c.where}: `{label}` lacks a comment on {name}' for c in cells for label, node in signatures(c.tree)
+            if label not in skip for name in undocumented(c.source, node)]
+
+@budget
+def exported_names_are_used(nb):
+    faults = []
+    for i, cell in enumerate(nb.code):
+        later = [n for c in nb.code[i+1:] if not c.exported for n in ast.walk(c.tree)]
+        used = {n.id for n in later if isinstance(n, ast.Name)}
+        used |= {n.attr for n in later if isinstance(n, ast.Attribute)}
+        faults += [f'{cell.where}: no later cell checks `{n}`' for n in public_names(cell) if n not in used]
+    return faults
+
+@budget
+def hidden_share(nb, limit=.2):
+    got, total = sum(c.has('hide') for c in nb.code), len(nb.code)
+    return [f'{nb.name}: {got} of {total} code cells hidden, limit {limit:.0%}'] if got >= limit*total > 0 else []
+
+@budget
+def one_title(nb):
+    titles = [c for c, _ in nb.headings('#')]
+    if len(titles) != 1: return [f'{nb.name}: {len(titles)} first-level headings, expected 1']
+    alone = re.fullmatch(r'# [^\n]+\n+> [^\n]+(\n> [^\n]+)*\s*', titles[0].source)
+    got = titles[0].source[:80]
+    return [] if alone else [f'{titles[0].where}: expected a title and a "> " subtitle alone, got {got!r}']
+
+@budget
+def closing_section(nb):
+    last = ([t for _, t in nb.headings()] or ['no heading'])[-1]
+    closed = last == 'What we established' or nb.experiment or nb.name in OPEN_ENDED
+    return [] if closed else [f"{nb.name}: ends with '{last}', expected 'What we established'"]
+
+@budget
+def stored_size(nb, limit=600_000):
+    got = len(nb.text.encode())
+    return [f'{nb.name}: {got/1e3:.0f} kB stored, limit {limit/1e3:.0f} kB'] if got > limit else []
+
+@budget
+def image_size(nb, limit=150_000):
+    images = [(c.where, len(''.join(o.get('data', {}).get('image/png', '')))*3//4) for c in nb.code for o in c.outputs]
+    return [f'{where}: a PNG of {got/1e3:.0f} kB, limit {limit/1e3:.0f} kB' for where, got in images if got > limit]
+
+@budget
+def no_stored_errors(nb):
+    return [f"{c.where}: stored {o.get('ename')}" for c in nb.code for o in c.outputs if o['output_type'] == 'error']
+
+@budget
+def no_skipped_cells(nb):
+    return [f'{c.where}: {d}' for c in nb.code for d in c.directives if re.fullmatch(r'eval:\s*false', d)]
+
+@budget
+def no_machine_paths(nb):
+    return [f'{nb.name}: {nb.text[m.start():m.end()+30]!r}' for m in MACHINE_PATH.finditer(nb.text)]
+
+@budget
+def experiment_form(nb, limit=25):
+    if not nb.experiment: return []
+    tagged = sum('parameters' in c.tags for c in nb.cells)
+    faults = [f'{nb.name}: {tagged} cells tagged parameters, expected 1'] if tagged != 1 else []
+    if len(nb.cells) > limit: faults.append(f'{nb.name}: {len(nb.cells)} cells, limit {limit}')
+    for c in nb.code:
+        nodes = list(ast.walk(c.tree))
+        defined = [n.name for n in nodes if isinstance(n, (*FUNCTION, ast.ClassDef))]
+        assigned = [n for n in nodes if isinstance(n, (ast.Assign, ast.AnnAssign, ast.NamedExpr))]
+        defined += [ast.unparse(n) for n in assigned if isinstance(n.value, ast.Lambda)]
+        faults += [f'{c.where}: defines {d}, experiments only import' for d in defined]
+    return faults
+
+
+# --- the tests ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('check', BUDGETS, ids=lambda f: f.__name__)
+def test_notebook(check, path):
+    faults = check(load(path))
+    assert not faults, '\n'.join(['', *faults])
+
+
+@pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+def test_module_length(path, limit=200):
+    got = len(read(path).splitlines())
+    assert got <= limit, f'{path.name}: {got} lines, limit {limit}'
+
+
+def test_no_machine_paths_elsewhere():
+    patterns = ['README.md', 'Makefile', 'settings.ini', 'coulomb_gan/*.py', 'tests/*.py', 'benchmarks/*.py',
+                'reports/**/*.json', 'reports/**/*.ipynb']
+    texts = {p.relative_to(ROOT): read(p) for pattern in patterns for p in sorted(ROOT.glob(pattern))}
+    faults = [f'{p}: {t[m.start():m.end()+30]!r}' for p, t in texts.items() for m in MACHINE_PATH.finditer(t)]
+    assert not faults, '\n'.join(faults)
+
+
+def test_settled_ledger_rows_point_at_sections():
+    "A row of 00_paper that is no longer open names a notebook and a heading that exist"
+    source = '\n'.join(c.source for c in load(ROOT/'nbs/00_paper.ipynb').code)
+    rows = re.findall(r'^((?:P\d|Theorem|Figure|Table|A\.)[^|\n]*) \| .+ \| (.+) \| .+ \| (.+)$', source, flags=re.M)
+    assert len(rows) > 30, f'found only {len(rows)} rows of the ledger'
+    headings = {nb.name: [t.lower() for _, t in nb.headings()] for nb in map(load, NOTEBOOKS)}
+    for id, where, status in rows:
+        if status.strip() in ('open', 'not yet run'): continue
+        for place in where.split(';'):
+            name, _, section = (s.strip() for s in place.partition(':'))
+            found = any(section.lower() in t for t in headings.get(name, []))
+            assert found and section, f'{id}: {status}, but {name} has no heading with {section!r}'
+
+
+# --- the budgets can be exceeded ----------------------------------------------------------------------------------
+
+def md(source): return dict(cell_type='markdown', id='m', metadata={}, source=source)
+def py(source, outputs=(), tags=()):
+    return dict(cell_type='code', id='c', metadata={'tags': list(tags)}, source=source, outputs=list(outputs))
+
+def made_up(name, *cells): return Notebook(name, json.dumps({'cells': cells}))
+
+GOOD = made_up(
+    'made_up', md('# Title\n> Subtitle'), *[py(f'n + {i}') for i in range(4)],
+    py('#| export\ndef f(\n    x, # a point\n    *args, n=(1,\n     2), # a pair\n    **kw):\n    "Doc"\n    return x'),
+    py('#| export\n@dataclass(frozen=True)\nclass C:\n    a: int = 1 # unit\n    def g(self, q): # one\n        pass'),
+    py('#| export\nclass Sub(C):\n    def g(self, q): pass'), py('#| hide\nassert f(1) == C().a == Sub().a'),
+    md('## What we established\n```python\n# not a heading\n```'))
+BAD = made_up(
+    'made_up', md('# Title\n> Subtitle\n\nand more'), md('# Another title'),
+    py('#| export\ndef f(x, y): # both\n' + '    pass\n'*40 + '    ' + 'z'*120),
+    py('#| export\n@dataclass\nclass C:\n    a: int = 1\n    def g(self, q): pass'),
+    py('#| hide\n#| eval: false\n"/' + 'home/me"', [dict(output_type='error', ename='ValueError')]),
+    py('plot()', [dict(output_type='display_data', data={'image/png': 'A'*900_000})]), md('## Afterthoughts'))
+GOOD_EXPERIMENT = made_up(
+    'experiments/made_up', md('# Title\n> Subtitle'), py('n = 1', tags=['parameters']), py('fit(key=lambda r: n)'))
+BAD_EXPERIMENT = made_up('experiments/made_up', py('def f(): pass'), py('g = lambda: 1'), *[py('1')]*24)
+
+
+@pytest.mark.parametrize('check', BUDGETS, ids=lambda f: f.__name__)
+def test_budget_can_fail(check):
+    assert check(GOOD) == [] == check(GOOD_EXPERIMENT)
+    assert check(BAD_EXPERIMENT if check is experiment_form else BAD)
+
+
+def test_faults_are_named():
+    assert [f.split(': ')[1] for f in docments(BAD)] == [
+        '`f` lacks a comment on x', '`f` lacks a comment on y',
+        '`C` lacks a comment on a', '`C.g` lacks a comment on q']
+    assert len(experiment_form(BAD_EXPERIMENT)) == 4
+    slash = '/'
+    assert [bool(MACHINE_PATH.search(slash + t)) for t in ('tmp/a', 'root/a', 'temp/a')] == [True, True, False]
+    assert not MACHINE_PATH.search('https:' + '//host.org' + slash + 'work/a')
+    assert exported_names_are_used(BAD) == [
+        'made_up cell 2 #c: no later cell checks `f`', 'made_up cell 3 #c: no later cell checks `C`']
