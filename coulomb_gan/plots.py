@@ -126,7 +126,7 @@ def _plane(ax, cloud):  # axes of equal scale for points of the plane
     ax.set(aspect='equal', xlabel='$a_1$', ylabel='$a_2$')
     return ax
 
-# %% ../nbs/22_plots.ipynb #73d12bc6
+# %% ../nbs/22_plots.ipynb #0addd42d
 def points(
     y: torch.Tensor,  # real points `(n_y, 2)`
     x: torch.Tensor = None,  # generated points `(n_x, 2)`, drawn on top
@@ -139,7 +139,7 @@ def points(
         size = np.clip(1000 / len(rows), 4, 30)  # few points are drawn larger, with a white rim
         ax.scatter(*_array(cloud)[rows].T, s=size, alpha=.6 if size == 4 else 1, color=_reserved[name],
                    edgecolor='white', lw=.6 * (size > 15), label=name, zorder=2)
-    return _finish(ax)
+    return ax.legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2, borderpad=0, markerscale=1.5).axes
 
 # %% ../nbs/22_plots.ipynb #98981eb6
 def density(
@@ -181,10 +181,10 @@ def potential_map(
     ax.set(xlim=extent[:2], ylim=extent[2:], xlabel='$a_1$', ylabel='$a_2$')
     return ax
 
-# %% ../nbs/22_plots.ipynb #46ea0d5d
+# %% ../nbs/22_plots.ipynb #7e22ffb0
 def shares(
     counts: torch.Tensor,  # counts or shares of K classes, `(K,)`, not negative, not all zero
-    labels: list = None,  # K names; 0 to K - 1 if None
+    labels: list = None,  # K names; numbers from 0 if None
     band: tuple = None,  # (low, high), the share that chance allows, in [0, 1]
     ax: plt.Axes = None,  # where to draw; a new figure if None
 ) -> plt.Axes:  # the axes, one bar a class
@@ -194,7 +194,7 @@ def shares(
         raise ValueError(f'counts: got {counts.tolist()}, expected (K,), none negative, not all zero')
     ax, k = ax or plt.subplots()[1], len(counts)
     if band is not None: ax.axhspan(*band, color='0.85', lw=0, zorder=0, label='allowed by chance')
-    ax.bar(range(k), counts / counts.sum(), tick_label=range(k) if labels is None else labels)
+    ax.bar(range(k), counts / counts.sum(), tick_label=range(k) if labels is None and k < 13 else labels)
     ax.axhline(1 / k, color='0.6', ls='--', lw=.8, label=f'uniform 1/{k}')
     ax.margins(y=.3)  # room for the legend
     return _finish(ax, ylabel='share')
