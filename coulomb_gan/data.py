@@ -59,14 +59,14 @@ def mixture_means() -> Tensor:
     line = torch.linspace(-21, 21, 5)
     return torch.cartesian_prod(line, line)
 
-# %% ../nbs/10_data.ipynb #e216bb7e
+# %% ../nbs/10_data.ipynb #07842bfe
 def mixture(
     n: int = 100_000,  # points to train on; a tenth as many are held out
     variance: float = 1.,  # of each component and coordinate, data units squared
     seed: int = 0,  # of the draw
 ) -> Data:
-    "Draws the mixture of A.5; labels are the components. Raises ValueError unless `n` >= 10 and `variance` > 0."
-    if n < 10 or variance <= 0: raise ValueError(f'need n >= 10 and variance > 0, got n={n}, variance={variance}')
+    "Draws the mixture of A.5; labels are the components. Raises ValueError unless n >= 10 and variance > 0."
+    if n < 10 or not variance > 0: raise ValueError(f'need n >= 10 and variance > 0, got {n} and {variance}')
     gen = torch.Generator().manual_seed(seed)
     labels = torch.randint(25, (n + n // 10,), generator=gen)
     points = mixture_means()[labels] + variance**.5 * torch.randn(len(labels), 2, generator=gen)
@@ -88,7 +88,7 @@ def read_image(
         image = image.convert('RGB').crop((left, top, left + side, top + side))
         return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
 
-# %% ../nbs/10_data.ipynb #5ba9b442
+# %% ../nbs/10_data.ipynb #f478d1d5
 def prepare(
     source: Path,  # folder tree of images
     out: Path,  # folder for `images.npy` and `manifest.json`
@@ -107,17 +107,17 @@ def prepare(
         except (OSError, ValueError): skipped.append(str(path.relative_to(source)))
         else: count += 1
     if len(skipped) > len(files) / 10:
-        raise ValueError(f'{len(skipped)} of {len(files)} files in {source} cannot be used, such as {skipped[0]}')
+        raise ValueError(f'{len(skipped)} of {len(files)} files cannot be used, such as {skipped[0]}')
     manifest = dict(count=count, size=size, crop=crop, source=Path(source).name, skipped=sorted(skipped))
     array.flush()
     write_json(out / 'manifest.json', manifest)
     return manifest
 
-# %% ../nbs/10_data.ipynb #7166fee5
+# %% ../nbs/10_data.ipynb #56db5797
 def prepared(
     folder: Path,  # a folder written by `prepare`
 ) -> Data:
-    "The memory-mapped images of a prepared folder; the last tenth is held out. Raises ValueError if it is not one."
+    "The memory-mapped images of a prepared folder, the last tenth held out. Raises ValueError if it is none."
     folder = Path(folder)
     if not (folder / 'manifest.json').exists():
         raise ValueError(f'{folder} holds no prepared images; make them with `coulomb-gan prepare`')

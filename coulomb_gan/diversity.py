@@ -17,16 +17,17 @@ def _rows(points, name):  # (n, ...) -> (n, m), checked
     if not points.isfinite().all(): raise ValueError(f'{name}: got NaN or infinity, expected finite numbers')
     return points.detach().flatten(1)
 
-# %% ../nbs/21_diversity.ipynb #ff3b29fe
+# %% ../nbs/21_diversity.ipynb #c65956f2
 def _search(a, b, block, first):  # row of b nearest to each row of a; row i of a is row first + i of b
-    a, centre = a.double() - a.double().mean(0), a.double().mean(0)
+    centre = a.double().mean(0)
+    a = a.double() - centre
     best, index = a.new_full((len(a),), math.inf), torch.zeros(len(a), dtype=torch.long, device=a.device)
     for j in range(0, len(b), block):
         b_j = b[j:j+block].double() - centre
         s_ij = torch.addmm((b_j * b_j).sum(1), a, b_j.T, alpha=-2)  # (n_a,m) @ (m,block) -> (n_a,block)
         if first is not None: s_ij.diagonal(first - j).fill_(math.inf)
-        (low, at), old = s_ij.min(1), best
-        best, index = torch.minimum(low, old), torch.where(low < old, j + at, index)
+        low, at = s_ij.min(1)
+        index, best = torch.where(low < best, j + at, index), torch.minimum(low, best)
     return index
 
 # %% ../nbs/21_diversity.ipynb #359c7d96
@@ -47,7 +48,7 @@ def nearest(
     pairs = zip(a.split(block), index.split(block))
     return torch.cat([(a_i.double() - b[k].double()).norm(dim=1) for a_i, k in pairs]), index
 
-# %% ../nbs/21_diversity.ipynb #54486dbc
+# %% ../nbs/21_diversity.ipynb #910fb125
 def wilson(
     k: int,  # successes, 0 to n
     n: int,  # trials, at least 1
@@ -57,7 +58,8 @@ def wilson(
     if not 0 <= k <= n or n < 1: raise ValueError(f'got k={k}, n={n}, expected 0 <= k <= n and n at least 1')
     p, c = k / n, z * z / n
     half = math.sqrt(c * (p * (1 - p) + c / 4))
-    return max(0., (p + c / 2 - half) / (1 + c)), min(1., (p + c / 2 + half) / (1 + c))
+    low, high = ((p + c / 2 + sign * half) / (1 + c) for sign in (-1, 1))
+    return low if k > 0 else 0., high if k < n else 1.
 
 # %% ../nbs/21_diversity.ipynb #c1fedda6
 def support_size(
@@ -81,7 +83,7 @@ def _entry(k, trials, batch):  # one line of the test: probability, interval, an
     return dict(batch=batch, trials=trials, probability=k / trials, low=low, high=high,
                 support=support, support_low=least, support_high=most)
 
-# %% ../nbs/21_diversity.ipynb #64264f2d
+# %% ../nbs/21_diversity.ipynb #97bca8d2
 def birthday(
     x: Tensor,  # generated samples `(n_x, ...)`
     y: Tensor,  # real samples `(n_y, ...)`, which set the threshold
@@ -95,18 +97,20 @@ def birthday(
         raise ValueError(f'got batches {batches}, trials {trials}, expected 2 to n_x = {len(x)}, at least 1')
     if not 0 < quantile < 1: raise ValueError(f'quantile: got {quantile}, expected a number between 0 and 1')
     threshold = nearest(y, y, exclude_self=True)[0].quantile(quantile).item()
-    if generator is not None: x = x[torch.randperm(len(x), generator=generator).to(x.device)]
+    if generator is not None:
+        x = x[torch.randperm(len(x), generator=generator, device=generator.device).to(x.device)]
     counts = [(min(trials, len(x) // s), s) for s in batches]
     lines = [_entry(_duplicates(x, s, n, threshold), n, s) for n, s in counts]
     return {'threshold': threshold, 'ceiling': (len(y) - 1) / quantile, 'batches': lines}
 
-# %% ../nbs/21_diversity.ipynb #c4963c2c
+# %% ../nbs/21_diversity.ipynb #19749feb
 def truncated_variance(
     radius: float,  # in standard deviations, above 0
 ) -> float:  # variance of a coordinate inside, of the whole distribution's; between 0 and 1
-    "Coordinate variance of a plane Gaussian kept within a radius, 1 - U / (e^U - 1) with U = radius^2 / 2."
+    "Coordinate variance of a plane Gaussian within a radius, 1 - U / (e^U - 1), U = radius^2 / 2."
+    if not radius > 0: raise ValueError(f'radius: got {radius}, expected a number above 0')
     u = radius * radius / 2
-    return 1 - u / math.expm1(u)
+    return 1 + u * math.exp(-u) / math.expm1(-u)  # no overflow for large u
 
 # %% ../nbs/21_diversity.ipynb #1325ca25
 def _variances(x, k_i, count):  # (n,2) points of modes k_i -> mean coordinate variance of each mode, (K,)

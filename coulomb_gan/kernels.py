@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_kernels.ipynb #6910f2e3
+# %% ../nbs/01_kernels.ipynb #02ebec6d
 def squared_distances(
     a: Tensor,  # points, `(n_a, m)`, data units
     b: Tensor,  # points, `(n_b, m)`, data units
@@ -23,7 +23,8 @@ def squared_distances(
         p, q = p.double(), q.double()
         centre = q.detach().mean(0)
         p, q = p - centre, q - centre
-        r2_ij.addmm_(p, q.T, alpha=-2).add_((p * p).sum(1, keepdim=True)).add_((q * q).sum(1))  # (a,m) @ (m,b) -> (a,b)
+        r2_ij.addmm_(p, q.T, alpha=-2)  # (n_a,m) @ (m,n_b) -> (n_a,n_b)
+        r2_ij.add_((p * p).sum(1, keepdim=True)).add_((q * q).sum(1))
     return r2_ij.clamp_(min=0)
 
 # %% ../nbs/01_kernels.ipynb #884ea97c

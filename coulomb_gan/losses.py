@@ -39,21 +39,27 @@ class CoulombLoss:
         "L_G: minus the mean of D over generated samples (P10 times 2)."
         return -d_x.mean()
 
-# %% ../nbs/13_losses.ipynb #5990f7b5
+# %% ../nbs/13_losses.ipynb #ff5fd8bb
+def _beside(c, width, gen):
+    return c + width * torch.randn(c.shape, generator=gen, device=c.device, dtype=c.dtype)
+
+# %% ../nbs/13_losses.ipynb #bffe09a1
+def _mean(k_ij, own):
+    "Row means; with `own` = 1 over the others only."
+    return (k_ij.sum(1) - own * k_ij.diagonal()) / (k_ij.shape[1] - own)
+
+# %% ../nbs/13_losses.ipynb #ccb3d209
 @patch
 def targets(self: CoulombLoss,
     x: Tensor,  # generated minibatch, `(n, *shape)`
     y: Tensor,  # real minibatch, `(n, *shape)`
     gen: torch.Generator,  # for the smoothing noise, on the device of `x`
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # points `a_x, a_y` shaped like x, y; potentials `phi_x, phi_y (n,)`
+) -> tuple[Tensor, ...]:  # points `a_x, a_y` shaped like x, y; potentials `phi_x, phi_y (n,)`
     "Where D is asked and what it should answer (P8)."
     if not self.smoothing:
         with torch.no_grad():
             return x, y, *potentials(x.flatten(1), y.flatten(1), self.kernel, self.self_charge, finite=False)
-    x = x.detach()
-    a_x, a_y = (c + self.smoothing * torch.randn(c.shape, generator=gen, device=c.device, dtype=c.dtype) for c in (x, y))
-    own = 0 if self.self_charge else 1
-    def mean_k(a, c, own=0):
-        k_ij = self.kernel(a.flatten(1), c.flatten(1))
-        return (k_ij.sum(1) - (k_ij.diagonal() if own else 0)) / (len(c) - own)
-    return a_x, a_y, mean_k(a_x, y) - mean_k(a_x, x, own), mean_k(a_y, y, own) - mean_k(a_y, x)
+    x, own = x.detach(), 0 if self.self_charge else 1
+    a_x, a_y = (_beside(c, self.smoothing, gen) for c in (x, y))
+    k = lambda a, c, own=0: _mean(self.kernel(a.flatten(1), c.flatten(1)), own)
+    return a_x, a_y, k(a_x, y) - k(a_x, x, own), k(a_y, y, own) - k(a_y, x)

@@ -52,12 +52,12 @@ def dcgan_generator(
         layers += [up(width >> i, width >> i + 1), BatchNorm2d(width >> i + 1), nn.ReLU()]
     return nn.Sequential(*layers, up(width >> ups - 1, c), LeCunTanh())
 
-# %% ../nbs/12_networks.ipynb #aa62b79a
+# %% ../nbs/12_networks.ipynb #b3fa0dc4
 def dcgan_discriminator(
     shape: tuple,  # image `(c, side, side)`, side a multiple of 16
     width: int = 128,  # channels of the first of four layers; doubled with each
 ) -> nn.Sequential:
-    "The paper's discriminator: four 5x5 convolutions of stride 2, batch norm in each. Raises ValueError for other sides."
+    "The paper's discriminator: four 5x5 convolutions, batch norm in each. Raises ValueError for other sides."
     c, side = shape[0], shape[-1]
     if side % 16: raise ValueError(f'the side must be a multiple of 16, got {shape}')
     sizes, layers = [c] + [width << i for i in range(4)], []
@@ -65,7 +65,7 @@ def dcgan_discriminator(
         layers += [nn.Conv2d(n_in, n_out, 5, 2, 2), BatchNorm2d(n_out), nn.LeakyReLU(.2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(sizes[-1] * (side // 16)**2, 1))
 
-# %% ../nbs/12_networks.ipynb #b632b102
+# %% ../nbs/12_networks.ipynb #d0a41684
 def networks(
     kind: str,  # 'mlp' or 'dcgan'
     shape: tuple,  # of one sample, `(m,)` or `(c, side, side)`
@@ -73,11 +73,12 @@ def networks(
     width_g: int,  # generator: hidden units, or channels at 4x4
     width_d: int,  # discriminator: hidden units, or channels of the first layer
     depth: int,  # hidden layers of perceptrons
-) -> tuple[nn.Module, nn.Module]:  # generator `(n, latent) -> (n, *shape)`, discriminator `(n, *shape) -> (n, 1)`
-    "The pair for one kind of data, freshly initialised. Raises ValueError for an unknown kind or a wrong shape."
+) -> tuple[nn.Module, nn.Module]:  # G `(n, latent) -> (n, *shape)`, D `(n, *shape) -> (n, 1)`
+    "The pair for one kind of data, freshly initialised. Raises ValueError for another kind or shape."
     if kind == 'dcgan' and len(shape) == 3:
         return dcgan_generator(latent, shape, width_g), dcgan_discriminator(shape, width_d)
-    if kind != 'mlp': raise ValueError(f"networks must be 'mlp', or 'dcgan' for images, got {kind!r} for shape {shape}")
+    if kind != 'mlp':
+        raise ValueError(f"networks must be 'mlp', or 'dcgan' for images, got {kind!r} for shape {shape}")
     m = torch.Size(shape).numel()
     end = [nn.Unflatten(1, shape), LeCunTanh()] if len(shape) == 3 else []
     generator = nn.Sequential(mlp(latent, m, width_g, depth, len(shape) == 3), *end)

@@ -52,7 +52,7 @@ def potential(
     phi_a = kernel_sums(a, y, kernel, block) / len(y) - kernel_sums(a, x, kernel, block) / len(x)
     return phi_a.to(a.dtype)
 
-# %% ../nbs/02_potential.ipynb #ff4df9bb
+# %% ../nbs/02_potential.ipynb #773ddc37
 def _pull(a, b, kernel, block):
     "`mean_j 2 f'(r_ij^2) (a_i - b_j)`, tile by tile; float64 `(n_a, m)`."
     centre, rows = b.double().mean(0), []
@@ -60,7 +60,8 @@ def _pull(a, b, kernel, block):
         total = torch.zeros_like(p, dtype=torch.float64)
         for q in b.split(block):
             w_ij = 2 * kernel.slope(squared_distances(p, q).to(a.dtype)).double()
-            total += (p - centre) * w_ij.sum(1, keepdim=True) - w_ij @ (q - centre)  # (n_a,n) @ (n,m) -> (n_a,m)
+            total += (p - centre) * w_ij.sum(1, keepdim=True)
+            total -= w_ij @ (q - centre)  # (n_a,n_b) @ (n_b,m) -> (n_a,m)
         rows.append(total / len(b))
     return torch.cat(rows)
 
@@ -100,7 +101,7 @@ def potentials(
     own, n_y = 0 if self_charge else 1, len(y)
     return s[:n_x, 1] / n_y - s[:n_x, 0] / (n_x - own), s[n_x:, 1] / (n_y - own) - s[n_x:, 0] / n_x
 
-# %% ../nbs/02_potential.ipynb #6c6514c9
+# %% ../nbs/02_potential.ipynb #7accf382
 def energy(
     x: Tensor,  # generated samples, `(n_x, m)`
     y: Tensor,  # real samples, `(n_y, m)`
@@ -111,7 +112,8 @@ def energy(
     "F = half the squared MMD of the two clouds (P33), streamed. Raises ValueError on bad sets."
     check_points(x=x, y=y)
     own = int(unbiased)
-    if min(len(x), len(y)) <= own: raise ValueError(f'unbiased needs 2 samples a side, got {len(x)} and {len(y)}')
+    if min(len(x), len(y)) <= own:
+        raise ValueError(f'unbiased needs 2 samples a side, got {len(x)} and {len(y)}')
     def within(c):
         k0 = kernel.of_r2(torch.zeros((), dtype=torch.float64, device=c.device))
         return (kernel_sums(c, c, kernel, block).sum() - own * len(c) * k0) / (len(c) * (len(c) - own))

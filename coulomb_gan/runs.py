@@ -103,14 +103,14 @@ def save_checkpoint(
     data = buffer.getvalue()
     write_whole(path, data + hashlib.sha256(data).digest())
 
-# %% ../nbs/09_runs.ipynb #0ad3043b
+# %% ../nbs/09_runs.ipynb #7edef68d
 def load_checkpoint(
     path: Path,  # a file written by `save_checkpoint`
 ) -> dict:  # the state, on the CPU
     "Reads a checkpoint without running code. Raises RunError if its digest does not match."
     data = Path(path).read_bytes()
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
-        raise RunError(f'{path} is damaged (its digest does not match); remove it to continue from an earlier one')
+        raise RunError(f'{path} is damaged: its digest does not match')
     return torch.load(io.BytesIO(data[:-32]), map_location='cpu', weights_only=True)
 
 # %% ../nbs/09_runs.ipynb #94392887
@@ -134,11 +134,11 @@ def keep_checkpoints(
     for path in paths[:-last]:
         if int(path.stem) != best: path.unlink()
 
-# %% ../nbs/09_runs.ipynb #6a558725
+# %% ../nbs/09_runs.ipynb #b4cfc5fe
 def environment(
     device: str = 'cpu',  # torch device the run uses
 ) -> dict:  # hardware, versions and commit
-    "What ran this: processor or GPU, library versions, the commit of the package's checkout (None outside one)."
+    "What ran this: processor or GPU, library versions, commit of the package's checkout (None without one)."
     name = platform.processor() or platform.machine()
     for line in Path('/proc/cpuinfo').read_text().splitlines() if os.path.exists('/proc/cpuinfo') else []:
         if line.startswith('model name'): name = line.split(':', 1)[1].strip()
@@ -149,19 +149,19 @@ def environment(
     commit = git.stdout.strip() or None if git and git.returncode == 0 else None
     return dict(hardware=name, python=platform.python_version(), torch=torch.__version__, commit=commit)
 
-# %% ../nbs/09_runs.ipynb #7c33a6ae
+# %% ../nbs/09_runs.ipynb #2949352f
 def open_run(
     out: Path,  # run folder, made if missing
     config: dict,  # the experiment's fields, plain data
     environment: dict,  # stored beside them in a new folder
 ) -> Path:  # the folder
-    "Starts or re-enters a run folder. Raises RunError if it belongs to another configuration or cannot be written."
+    "Starts or re-enters a run folder. Raises RunError if its configuration differs or it cannot be written."
     path = Path(out) / 'config.json'
     if not path.exists():
         write_json(path, dict(config, environment=environment))
     stored = json.loads(path.read_text())
-    fields = [f for f in sorted({*config, *stored} - {'environment', 'device'}) if config.get(f) != stored.get(f)]
-    if fields:
-        changes = ', '.join(f'{f} was {stored.get(f)!r} and is now {config.get(f)!r}' for f in fields)
-        raise RunError(f'{out} holds a run with other settings: {changes}. Use its settings or another --out.')
+    pairs = {f: (stored.get(f), config.get(f)) for f in sorted({*config, *stored} - {'environment', 'device'})}
+    changes = [f'{f} was {was!r} and is now {now!r}' for f, (was, now) in pairs.items() if was != now]
+    if changes:
+        raise RunError(f'{out} holds another run: {", ".join(changes)}. Use its settings or another --out.')
     return Path(out)
