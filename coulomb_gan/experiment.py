@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['RANGES', 'CHOICES', 'ModelOptions', 'FieldOptions', 'OptimiserOptions', 'RecordOptions', 'Experiment']
 
-# %% ../nbs/08_experiment.ipynb #d976ec1e
+# %% ../nbs/08_experiment.ipynb #20fd0372
 from dataclasses import dataclass, fields
-from math import inf
 
 import torch
 
@@ -59,12 +58,12 @@ class RecordOptions:
     eval_every: int = 2000  # steps between evaluations; each leaves samples and a checkpoint
     eval_samples: int = 2000  # generated and training samples in the monitored energy
 
-# %% ../nbs/08_experiment.ipynb #b58f0d04
+# %% ../nbs/08_experiment.ipynb #ac72c157
 RANGES = {'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1), 'beta1': (0, .9999), 'beta2': (0, .99999),
-          'ema': (0, .99999), 'smoothing': (0, inf), 'weight_decay': (0, inf), 'seed': (0, 2**31)}
+          'ema': (0, .99999), 'smoothing': (0, 1e12), 'weight_decay': (0, 1e12), 'seed': (0, 2**31)}
 CHOICES = {'networks': ('mlp', 'dcgan'), 'decay': ('plateau', 'exponential', 'none')}
 
-# %% ../nbs/08_experiment.ipynb #271d8270
+# %% ../nbs/08_experiment.ipynb #719d18b4
 @dataclass(frozen=True)
 class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
     "Every knob of a run. Raises ValueError naming the first field that is out of range."
@@ -74,9 +73,10 @@ class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(f'{name} must be one of {", ".join(CHOICES[name])}, got {value!r}')
             if isinstance(f.default, (bool, str)) or value is None: continue
-            low, high = RANGES.get(name, (1 if isinstance(f.default, int) else 1e-12, inf))
+            low, high = RANGES.get(name, (1 if isinstance(f.default, int) else 1e-12, 1e12))
             if not low <= value <= high:
                 raise ValueError(f'{name} must lie in [{low:g}, {high:g}], got {value!r}')
         if not self.self_charge and self.batch < 2:
             raise ValueError('self_charge=False needs a batch of at least 2, got 1')
-        torch.device(self.device)
+        try: torch.device(self.device)
+        except RuntimeError: raise ValueError(f"device must be such as 'cpu' or 'cuda', got {self.device!r}") from None

@@ -149,7 +149,7 @@ def environment(
     commit = git.stdout.strip() or None if git and git.returncode == 0 else None
     return dict(hardware=name, python=platform.python_version(), torch=torch.__version__, commit=commit)
 
-# %% ../nbs/09_runs.ipynb #2949352f
+# %% ../nbs/09_runs.ipynb #1b0d3d4a
 def open_run(
     out: Path,  # run folder, made if missing
     config: dict,  # the experiment's fields, plain data
@@ -160,7 +160,8 @@ def open_run(
     if not path.exists():
         write_json(path, dict(config, environment=environment))
     stored = json.loads(path.read_text())
-    pairs = {f: (stored.get(f), config.get(f)) for f in sorted({*config, *stored} - {'environment', 'device'})}
+    names = sorted({*config, *stored} - {'environment', 'device'})
+    pairs = {f: (stored.get(f), config.get(f)) for f in names}
     changes = [f'{f} was {was!r} and is now {now!r}' for f, (was, now) in pairs.items() if was != now]
     if changes:
         raise RunError(f'{out} holds another run: {", ".join(changes)}. Use its settings or another --out.')

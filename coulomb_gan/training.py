@@ -154,7 +154,7 @@ class Run:
         x = sample(self.state.average, z.to(self.experiment.device), self.experiment.batch).cpu()
         return x.clamp(-1, 1) if x.ndim == 4 else x
 
-# %% ../nbs/15_training.ipynb #91a787b2
+# %% ../nbs/15_training.ipynb #ec2847b8
 def fit(
     experiment: Experiment,  # all settings
     out: Path,  # run folder, made if missing
@@ -164,6 +164,8 @@ def fit(
     "Trains, or continues, or loads what is finished. Raises RunError, Interrupted; see the checks."
     from tqdm import tqdm
     e, data = experiment, load(experiment.data)
+    if torch.device(e.device).type == 'cuda' and not torch.cuda.is_available():
+        raise RunError('this machine has no CUDA device; use --device cpu')
     out = open_run(out, asdict(e), environment(e.device))
     s, saved = State(e, data.shape), newest_checkpoint(out)
     if saved and not resume: raise RunError(f'{out} holds a run already; choose another --out or resume it')
