@@ -19,7 +19,7 @@ from .reproduce import EXPERIMENTS, PREPARE, experiment, known, render, reproduc
 from .runs import RunError
 from .training import Interrupted, fit
 
-# %% ../nbs/31_commands.ipynb #d03e0942
+# %% ../nbs/31_commands.ipynb #c65720f0
 def field_options(
     command: click.Command,  # gets the options
 ) -> click.Command:
@@ -27,9 +27,10 @@ def field_options(
     helps = {k: v for group in reversed(Experiment.__mro__[:-1]) for k, v in docments(group).items()}
     for f in fields(Experiment):
         flag = '--' + f.name.replace('_', '-')
-        kind = click.Choice(CHOICES[f.name]) if f.name in CHOICES else float if f.default is None else type(f.default)
-        names = [f'{flag}/--no-{flag[2:]}'] if kind is bool else [flag]
-        command.params.append(click.Option([*names, f.name], type=kind, default=None, help=str(helps[f.name])))
+        kind = float if f.default is None else type(f.default)
+        if f.name in CHOICES: kind = click.Choice(CHOICES[f.name])
+        names = [f'{flag}/--no-{flag[2:]}' if kind is bool else flag, f.name]
+        command.params.append(click.Option(names, type=kind, default=None, help=str(helps[f.name])))
     return command
 
 # %% ../nbs/31_commands.ipynb #0c236740

@@ -63,7 +63,7 @@ RANGES = {'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1), 'beta1': (0, .9999),
           'ema': (0, .99999), 'smoothing': (0, 1e12), 'weight_decay': (0, 1e12), 'seed': (0, 2**31)}
 CHOICES = {'networks': ('mlp', 'dcgan'), 'decay': ('plateau', 'exponential', 'none')}
 
-# %% ../nbs/08_experiment.ipynb #719d18b4
+# %% ../nbs/08_experiment.ipynb #d66704a6
 @dataclass(frozen=True)
 class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
     "Every knob of a run. Raises ValueError naming the first field that is out of range."
@@ -79,4 +79,5 @@ class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
         if not self.self_charge and self.batch < 2:
             raise ValueError('self_charge=False needs a batch of at least 2, got 1')
         try: torch.device(self.device)
-        except RuntimeError: raise ValueError(f"device must be such as 'cpu' or 'cuda', got {self.device!r}") from None
+        except RuntimeError:
+            raise ValueError(f"device must be such as 'cpu' or 'cuda', got {self.device!r}") from None

@@ -19,13 +19,14 @@ from .experiment import Experiment
 from .runs import RunError, write_json, writing
 from .training import Run, fit, load_run
 
-# %% ../nbs/30_reproduce.ipynb #3ca3a459
-_paper = Experiment(networks='dcgan', width_g=1024, width_d=128, eval_every=5000, eval_samples=5120, steps=1_000_000)
+# %% ../nbs/30_reproduce.ipynb #ba2b4d33
+_paper = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000,
+                    eval_samples=5120)
 EXPERIMENTS = {
-    'digits': Experiment(batch=128, steps=24_000, lr_g=5e-4, lr_d=5e-3, decay='exponential', lr_end=.05, latent=32,
-                         width_g=256, width_d=256, depth=2, ema=.9995),
-    'mixture': Experiment(data='mixture', batch=256, steps=6000, lr_g=1e-3, lr_d=5e-3, decay='exponential',
-                          lr_end=.05, eps=3., eps_end=1., latent=4, width_g=128, width_d=128, depth=2, ema=.99),
+    'digits': Experiment(batch=128, steps=24_000, lr_g=5e-4, lr_d=5e-3, decay='exponential', lr_end=.05,
+                         latent=32, width_g=256, width_d=256, depth=2, ema=.9995),
+    'mixture': Experiment(data='mixture', batch=256, steps=6000, lr_g=1e-3, lr_d=5e-3, lr_end=.05, ema=.99,
+                          decay='exponential', eps=3., eps_end=1., latent=4, width_g=128, depth=2),
     'cifar10': replace(_paper, data='data/cifar10', latent=16),
     'celeba': replace(_paper, data='data/celeba', latent=32),
     'lsun': replace(_paper, data='data/lsun', latent=32),
@@ -35,7 +36,7 @@ EXPERIMENTS = {
 # %% ../nbs/30_reproduce.ipynb #ca80ad0b
 PREPARE = {'cifar10': (32, None), 'celeba': (64, 108), 'lsun': (64, None), 'folder': (64, None)}  # size, crop
 
-# %% ../nbs/30_reproduce.ipynb #57f8a2c8
+# %% ../nbs/30_reproduce.ipynb #108bf549
 def known(
     name: str,  # what was asked for
     names: dict,  # what there is
@@ -43,7 +44,8 @@ def known(
     "The name, if it is one. Raises ValueError that suggests the nearest."
     if name in names: return name
     near = get_close_matches(name, names, n=1, cutoff=.4)
-    raise ValueError(f'there is no {name!r}; ' + (f'did you mean {near[0]!r}?' if near else f'known: {", ".join(names)}'))
+    hint = f'did you mean {near[0]!r}?' if near else f'known: {", ".join(names)}'
+    raise ValueError(f'there is no {name!r}; {hint}')
 
 # %% ../nbs/30_reproduce.ipynb #4a689b15
 def experiment(
@@ -65,12 +67,13 @@ def table(
     lines = [head, ['---'] * len(head)] + [[text(c) for c in row] for row in rows]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
-# %% ../nbs/30_reproduce.ipynb #89f1b62b
+# %% ../nbs/30_reproduce.ipynb #581510e3
 def settings(
     e: Experiment,  # to be shown
 ) -> str:
     "A Markdown table of all fields, the changed ones with their defaults."
-    rows = [(f.name, getattr(e, f.name), f.default if getattr(e, f.name) != f.default else '') for f in fields(e)]
+    values = [(f, getattr(e, f.name)) for f in fields(e)]
+    rows = [(f.name, v, f.default if v != f.default else '') for f, v in values]
     return table(rows, ['field', 'here', 'default, where it differs'])
 
 # %% ../nbs/30_reproduce.ipynb #8f51d4ad
@@ -84,14 +87,15 @@ def add_result(
     write_json(path, result)
     return result
 
-# %% ../nbs/30_reproduce.ipynb #14ce3189
+# %% ../nbs/30_reproduce.ipynb #3cb383cc
 def notebook(
     e: Experiment,  # its data decide
 ) -> Path:  # the experiment notebook
     "The notebook that reports on an experiment, from the installed package or the checkout."
-    installed = Path(str(files('coulomb_gan'))) / 'experiments'
-    folder = installed if installed.exists() else Path(str(files('coulomb_gan'))).parent / 'nbs' / 'experiments'
-    return folder / ('mixture.ipynb' if e.data == 'mixture' else 'images.ipynb')
+    package = Path(str(files('coulomb_gan')))
+    folders = package / 'experiments', package.parent / 'nbs' / 'experiments'
+    name = 'mixture.ipynb' if e.data == 'mixture' else 'images.ipynb'
+    return next(f for f in folders if f.exists()) / name
 
 # %% ../nbs/30_reproduce.ipynb #5095872e
 def to_html(
@@ -105,7 +109,7 @@ def to_html(
     page.write_text(body, encoding='utf-8')
     return page
 
-# %% ../nbs/30_reproduce.ipynb #e4a1ba8c
+# %% ../nbs/30_reproduce.ipynb #112af744
 def render(
     out: Path,  # a run folder
     **parameters,  # more of the notebook's parameters
@@ -115,10 +119,11 @@ def render(
     import papermill
     run, report = load_run(out), Path(out) / 'report.ipynb'
     try:
-        nb = papermill.execute_notebook(notebook(run.experiment), report, parameters=dict(out='.', **parameters),
-                                        cwd=str(out), progress_bar=False, kernel_name='python3')
+        nb = papermill.execute_notebook(
+            notebook(run.experiment), report, parameters=dict(out='.', **parameters), cwd=str(out),
+            progress_bar=False, kernel_name='python3')
     except papermill.PapermillExecutionError as e:
-        raise RunError(f'the report failed in cell {e.exec_count}: {e.ename}: {e.evalue}; see {report}') from e
+        raise RunError(f'cell {e.exec_count} of {report} failed: {e.ename}: {e.evalue}') from e
     del nb.metadata['papermill']
     for cell in nb.cells: cell.metadata = {k: v for k, v in cell.metadata.items() if k == 'tags'}
     nbformat.write(nb, report)

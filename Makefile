@@ -1,0 +1,35 @@
+# make report · make test · make book · make lab: each sets up what it needs in .venv
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: report test book lab readme
+
+report: $(READY)  ## train on the handwritten digits and render reports/digits/report.html
+	$(BIN)/coulomb-gan reproduce digits --out runs --report reports
+
+test: $(READY)  ## every check: the notebooks' own, then tests/
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m pytest -q
+
+lab: $(READY)  ## JupyterLab in this environment
+	$(BIN)/jupyter lab nbs
+
+readme: $(READY)  ## README.md from nbs/index.ipynb
+	$(BIN)/jupyter nbconvert --log-level=WARN --to markdown nbs/index.ipynb --output-dir . --output README \
+		--NbConvertApp.output_files_dir=nbs/figures --TagRemovePreprocessor.enabled=True \
+		--TagRemovePreprocessor.remove_input_tags=remove_input
+
+book: $(READY)  ## every notebook as a page, _book/index.html first
+	rm -rf _book
+	$(BIN)/jupyter nbconvert --log-level=WARN --to html --embed-images --output-dir _book \
+		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input \
+		--RegexRemovePreprocessor.patterns='^#\| hide' nbs/*.ipynb nbs/experiments/*.ipynb
+	sed -i -e 's#"nbs/experiments/\([a-z]*\)\.ipynb"#"\1.html"#g' -e 's#"nbs/\([0-9a-z_]*\)\.ipynb"#"\1.html"#g' _book/index.html
+	@echo 'open _book/index.html'
+
+$(READY): constraints.txt settings.ini setup.py pyproject.toml
+	@echo 'setting up .venv, a few minutes on the first run'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
