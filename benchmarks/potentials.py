@@ -43,10 +43,10 @@ def seconds(form, x, y, budget=2.):
     return statistics.median(times)
 
 
-def extra_memory(name, n, m):
-    "Peak resident memory added by one call, MB, measured in a fresh process."
-    child = subprocess.run([sys.executable, __file__, name, str(n), str(m)], capture_output=True, text=True, check=True)
-    return float(child.stdout)
+def in_child(script, *args):
+    "The numbers a script prints when run with `args` in a fresh process, whose memory peak is its own."
+    child = subprocess.run([sys.executable, script, *map(str, args)], capture_output=True, text=True, check=True)
+    return [float(v) for v in child.stdout.split()]
 
 
 def peak():
@@ -55,6 +55,7 @@ def peak():
 
 
 def measure_memory(name, n, m):
+    "Prints the peak memory that one call adds, MB."
     x, y = sample(n, m)
     potentials(*sample(8, 8), KERNEL)  # libraries loaded, thread pools started
     before = peak()
@@ -76,7 +77,7 @@ def main():
     for n, m in SIZES:
         x, y = sample(n, m)
         t_plain, t_ours = (seconds(FORMS[f], x, y) for f in ('plain', 'ours'))
-        mb_plain, mb_ours = (extra_memory(f, n, m) for f in ('plain', 'ours'))
+        (mb_plain,), (mb_ours,) = (in_child(__file__, f, n, m) for f in ('plain', 'ours'))
         error = (torch.cat(potentials(x, y, KERNEL)) - oracle(x, y)).abs().max().item()
         print(f'| {n} x {m} | {t_plain * 1e3:.2f} | {t_ours * 1e3:.2f} | {t_plain / t_ours:.1f} | {mb_plain:.1f} '
               f'| {mb_ours:.1f} | {mb_ours / max(mb_plain, 1e-9):.1%} | {error:.1e} |', flush=True)

@@ -1,0 +1,147 @@
+"""From a name to a page, end to end: train, render, copy, render elsewhere."""
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from PIL import Image
+
+from coulomb_gan import reproduce as reproduce_module
+from coulomb_gan.data import prepare
+from coulomb_gan.reproduce import experiment, render, reproduce
+from coulomb_gan.runs import RunError
+from coulomb_gan.training import fit
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = dict(steps=100, eval_every=50, log_every=10, eval_samples=100, width_g=16, width_d=16, depth=1, batch=32)
+COMMON = {'steps', 'seconds', 'seed', 'hardware', 'commit', 'energy', 'n_samples'}
+IMAGES = COMMON | {'energy_floor'}
+DIGITS = IMAGES | {'frechet', 'frechet_floor', 'feature_space', 'class_shares'}
+MIXTURE = COMMON | {'modes', 'within_3sigma', 'share_min', 'share_max', 'variance_min', 'variance_max'}
+
+
+def figures(nb): return [o for c in nb.cells for o in c.get('outputs', []) if 'image/png' in o.get('data', {})]
+
+
+def check_page(folder, least, *forbidden):
+    "One self-contained page with figures, and neither errors nor paths of this machine"
+    html = (folder / 'report.html').read_text(encoding='utf-8')
+    assert html.count('<img') >= least and html.count('src="data:image/png;base64,') >= least
+    assert re.findall(r'<(?:script|link|img|iframe)\b[^>]*?(?:src|href)\s*=\s*["\']?(?:https?:)?//[^>]*', html) == []
+    for text in ('Traceback', str(ROOT), str(Path.home()), *forbidden): assert text not in html
+
+
+def check_notebook(folder, least, *forbidden):
+    text = (folder / 'report.ipynb').read_text(encoding='utf-8')
+    nb = nbformat.reads(text, as_version=4)
+    nbformat.validate(nb)
+    assert len(figures(nb)) >= least
+    assert [t for c in nb.cells for t in c.metadata.get('tags', [])] == ['parameters', 'injected-parameters']
+    assert {k for c in nb.cells for k in c.metadata} <= {'tags'}
+    for word in ('papermill', 'Traceback', str(ROOT), str(Path.home()), *forbidden): assert word not in text
+
+
+def numbers(value):
+    if isinstance(value, dict): value = list(value.values())
+    return [n for v in value for n in numbers(v)] if isinstance(value, list) else [value]
+
+
+def check_result(folder, keys):
+    result = json.loads((folder / 'result.json').read_text())
+    assert keys <= result.keys()
+    assert all(math.isfinite(n) for n in numbers(result) if isinstance(n, float))
+    return result
+
+
+def report_of(name, tmp_path, keys, least):
+    out, report = tmp_path / 'run', tmp_path / 'reports' / name
+    page = reproduce(name, out, report=report, progress=False, **SMALL)
+    assert page == report / 'report.html'
+    for folder in (out, report):
+        check_page(folder, least, str(tmp_path))
+        check_notebook(folder, least, str(tmp_path))
+    assert sorted(p.name for p in report.iterdir()) == ['report.html', 'report.ipynb', 'result.json']
+    return check_result(report, keys)
+
+
+def test_digits(tmp_path):
+    result = report_of('digits', tmp_path, DIGITS, 4)
+    assert result['steps'] == 100 and len(result['class_shares']) == 10
+    # ten float32 shares
+    assert sum(result['class_shares']) == pytest.approx(1, abs=1e-6)
+
+
+def test_mixture_on_a_server_without_a_screen(tmp_path, monkeypatch):
+    monkeypatch.setenv('MPLBACKEND', 'Agg')
+    result = report_of('mixture', tmp_path, MIXTURE, 4)
+    assert 0 <= result['modes'] <= 25 and 0 <= result['within_3sigma'] <= 1
+
+
+def make_pictures(folder, count=80, side=20):
+    "Colour images of one random tint each, with noise"
+    folder.mkdir()
+    gen = torch.Generator().manual_seed(0)
+    for i in range(count):
+        tint = torch.rand(3, generator=gen) * 200
+        pixels = tint + 55 * torch.rand(side, side, 3, generator=gen)
+        Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{i}.png')
+
+
+@pytest.fixture(scope='module')
+def moved(tmp_path_factory):
+    "A run on a prepared folder that lies beside it, as the presets have it; the run itself was moved"
+    place = tmp_path_factory.mktemp('place')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        make_pictures(place / 'pictures')
+        prepare(Path('pictures'), Path('data/folder'), 16)
+        e = experiment('folder', networks='mlp', **SMALL)
+        assert e.data == 'data/folder'
+        fit(e, Path('runs/folder'), progress=False)
+        shutil.move(place / 'runs', place / 'elsewhere')
+    return place
+
+
+def test_moved_run_of_own_images_renders_without_training(moved, monkeypatch):
+    monkeypatch.chdir(moved)
+    out = Path('elsewhere/folder')
+    kept = {p: p.read_bytes() for p in out.rglob('*') if p.suffix in ('.jsonl', '.pt', '.png')}
+    assert render(out, n_samples=300) == out / 'report.html'
+    assert {p: p.read_bytes() for p in kept} == kept
+    assert {p for p in out.rglob('*') if p.suffix in ('.jsonl', '.pt', '.png')} == kept.keys()
+    check_page(out, 3, str(moved))
+    check_notebook(out, 3, str(moved))
+    result = check_result(out, IMAGES)
+    assert result['n_samples'] == 300 and 'class_shares' not in result
+
+
+def test_failing_cell_is_one_line(moved, monkeypatch):
+    monkeypatch.chdir(moved)
+    broken = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("out = ''", metadata=dict(tags=['parameters'])),
+        nbformat.v4.new_code_cell('share = 1 / 0')],
+        metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
+    nbformat.write(broken, moved / 'broken.ipynb')
+    monkeypatch.setattr(reproduce_module, 'notebook', lambda e: moved / 'broken.ipynb')
+    with pytest.raises(RunError) as caught: render(Path('elsewhere/folder'))
+    message = str(caught.value)
+    assert 'ZeroDivisionError: division by zero' in message and 'report.ipynb' in message and '\n' not in message
+
+
+def test_report_of_nothing_is_one_line(tmp_path):
+    with pytest.raises(RunError, match='holds no run') as caught: render(tmp_path / 'nothing')
+    assert '\n' not in str(caught.value)
+
+
+def test_unfinished_run_is_refused_in_words(moved, tmp_path, monkeypatch):
+    "A run that was stopped has no result.json yet"
+    monkeypatch.chdir(moved)
+    out = shutil.copytree(moved / 'elsewhere' / 'folder', tmp_path / 'run')
+    (out / 'result.json').unlink()
+    with pytest.raises(RunError) as caught: render(out)
+    message = str(caught.value)
+    assert 'FileNotFoundError' not in message and '\n' not in message
