@@ -22,9 +22,9 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 
 book: $(READY)  ## every notebook as a page, _book/index.html first
 	rm -rf _book
-	$(BIN)/jupyter nbconvert --log-level=WARN --to html --embed-images --output-dir _book \
+	$(BIN)/jupyter nbconvert --log-level=WARN --to html --embed-images --no-prompt --output-dir _book \
 		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input \
-		--RegexRemovePreprocessor.patterns='^#\| hide' nbs/*.ipynb nbs/experiments/*.ipynb
+		--RegexRemovePreprocessor.patterns='^#\| (hide|default_exp)' nbs/*.ipynb nbs/experiments/*.ipynb
 	sed -i -e 's#"nbs/experiments/\([a-z]*\)\.ipynb"#"\1.html"#g' -e 's#"nbs/\([0-9a-z_]*\)\.ipynb"#"\1.html"#g' _book/index.html
 	@echo 'open _book/index.html'
 

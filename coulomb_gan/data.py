@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_float', 'to_uint8', 'Data', 'digits', 'mixture_means', 'mixture', 'read_image', 'prepare', 'prepared', 'load']
 
-# %% ../nbs/10_data.ipynb #93f2c19b
+# %% ../nbs/10_data.ipynb #d311c77e
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from .runs import write_json
+from .runs import write_json, writing
 
 # %% ../nbs/10_data.ipynb #e09c85e7
 def to_float(
@@ -88,7 +88,7 @@ def read_image(
         image = image.convert('RGB').crop((left, top, left + side, top + side))
         return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
 
-# %% ../nbs/10_data.ipynb #f478d1d5
+# %% ../nbs/10_data.ipynb #4131d718
 def prepare(
     source: Path,  # folder tree of images
     out: Path,  # folder for `images.npy` and `manifest.json`
@@ -99,21 +99,24 @@ def prepare(
     from tqdm import tqdm
     files, out, skipped, count = sorted(p for p in Path(source).rglob('*') if p.is_file()), Path(out), [], 0
     if not files: raise ValueError(f'{source} holds no files; expected a folder tree of images')
-    out.mkdir(parents=True, exist_ok=True)
-    array = np.lib.format.open_memmap(out / 'images.npy', 'w+', np.uint8, (len(files), 3, size, size))
+    with writing(out): out.mkdir(parents=True, exist_ok=True)
+    part = out / '.images.npy.part'
+    array = np.lib.format.open_memmap(part, 'w+', np.uint8, (len(files), 3, size, size))
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).tolist()
     for path in tqdm([files[i] for i in order], desc='images', mininterval=1):
         try: array[count] = read_image(path, size, crop)
         except (OSError, ValueError): skipped.append(str(path.relative_to(source)))
         else: count += 1
-    if len(skipped) > len(files) / 10:
+    if len(skipped) > len(files) / 10 or count < 2:
+        part.unlink()
         raise ValueError(f'{len(skipped)} of {len(files)} files cannot be used, such as {skipped[0]}')
     manifest = dict(count=count, size=size, crop=crop, source=Path(source).name, skipped=sorted(skipped))
     array.flush()
+    part.replace(out / 'images.npy')
     write_json(out / 'manifest.json', manifest)
     return manifest
 
-# %% ../nbs/10_data.ipynb #56db5797
+# %% ../nbs/10_data.ipynb #a0edd8a1
 def prepared(
     folder: Path,  # a folder written by `prepare`
 ) -> Data:
@@ -123,7 +126,8 @@ def prepared(
         raise ValueError(f'{folder} holds no prepared images; make them with `coulomb-gan prepare`')
     count = json.loads((folder / 'manifest.json').read_text())['count']
     images = torch.from_numpy(np.load(folder / 'images.npy', mmap_mode='c'))[:count]
-    return Data(images[:-(-count * 9 // 10)], images[-(-count * 9 // 10):])
+    held_out = -(-count // 10)
+    return Data(images[:-held_out], images[-held_out:])
 
 # %% ../nbs/10_data.ipynb #7ff3eee3
 def load(

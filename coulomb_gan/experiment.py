@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['RANGES', 'CHOICES', 'ModelOptions', 'FieldOptions', 'OptimiserOptions', 'RecordOptions', 'Experiment']
 
-# %% ../nbs/08_experiment.ipynb #20fd0372
+# %% ../nbs/08_experiment.ipynb #be5f7dbc
+import re
 from dataclasses import dataclass, fields
-
-import torch
 
 # %% ../nbs/08_experiment.ipynb #5cc47db3
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class FieldOptions:
     smoothing: float = 0.  # width of the noise on evaluation points, data units; paper eps, released 0
     alternating: bool = False  # update D first, then G through the new D; Algorithm 1: both at once
 
-# %% ../nbs/08_experiment.ipynb #b705d521
+# %% ../nbs/08_experiment.ipynb #65f89de1
 @dataclass(frozen=True)
 class OptimiserOptions:
     "Adam and its schedule."
@@ -46,24 +45,25 @@ class OptimiserOptions:
     decay: str = 'plateau'  # 'plateau' (paper), 'exponential' (A.5) or 'none'
     lr_end: float = .1  # factor on the rates: at each plateau, or reached at the last step
     patience: int = 10  # evaluations without a better energy that make a plateau
-    ema: float = 0.  # decay a step of the generator's running average, which is then the one sampled; 0: none
+    ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
 
-# %% ../nbs/08_experiment.ipynb #7e5cb0fe
+# %% ../nbs/08_experiment.ipynb #7bf6fd59
 @dataclass(frozen=True)
 class RecordOptions:
     "Seed, device and cadence."
     seed: int = 0  # of weights, batches and latent vectors
-    device: str = 'cpu'  # torch device, such as 'cpu' or 'cuda'
+    device: str = 'cpu'  # 'cpu', 'cuda' or 'cuda:1'; the field needs float64, which other kinds lack
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 2000  # steps between evaluations; each leaves samples and a checkpoint
     eval_samples: int = 2000  # generated and training samples in the monitored energy
 
-# %% ../nbs/08_experiment.ipynb #ac72c157
-RANGES = {'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1), 'beta1': (0, .9999), 'beta2': (0, .99999),
-          'ema': (0, .99999), 'smoothing': (0, 1e12), 'weight_decay': (0, 1e12), 'seed': (0, 2**31)}
+# %% ../nbs/08_experiment.ipynb #d19e3b89
+RANGES = {'batch': (2, 1e9), 'eval_samples': (2, 1e9), 'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1),
+          'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999), 'smoothing': (0, 1e12),
+          'weight_decay': (0, 1e12), 'seed': (0, 2**31)}
 CHOICES = {'networks': ('mlp', 'dcgan'), 'decay': ('plateau', 'exponential', 'none')}
 
-# %% ../nbs/08_experiment.ipynb #d66704a6
+# %% ../nbs/08_experiment.ipynb #d063f06c
 @dataclass(frozen=True)
 class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
     "Every knob of a run. Raises ValueError naming the first field that is out of range."
@@ -72,12 +72,13 @@ class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
             value, name = getattr(self, f.name), f.name
             if name in CHOICES and value not in CHOICES[name]:
                 raise ValueError(f'{name} must be one of {", ".join(CHOICES[name])}, got {value!r}')
-            if isinstance(f.default, (bool, str)) or value is None: continue
+            kind = float if f.default is None else type(f.default)
+            if value is None and f.default is None: continue
+            if type(value) not in ((float, int) if kind is float else (kind,)):
+                raise ValueError(f'{name} must be of type {kind.__name__}, got {value!r}')
+            if kind in (bool, str): continue
             low, high = RANGES.get(name, (1 if isinstance(f.default, int) else 1e-12, 1e12))
             if not low <= value <= high:
                 raise ValueError(f'{name} must lie in [{low:g}, {high:g}], got {value!r}')
-        if not self.self_charge and self.batch < 2:
-            raise ValueError('self_charge=False needs a batch of at least 2, got 1')
-        try: torch.device(self.device)
-        except RuntimeError:
-            raise ValueError(f"device must be such as 'cpu' or 'cuda', got {self.device!r}") from None
+        if not re.fullmatch(r'cpu|cuda(:\d+)?', self.device):
+            raise ValueError(f"device must be such as 'cpu', 'cuda' or 'cuda:1', got {self.device!r}")

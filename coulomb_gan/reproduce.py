@@ -6,9 +6,10 @@
 __all__ = ['EXPERIMENTS', 'PREPARE', 'known', 'experiment', 'table', 'settings', 'add_result', 'notebook', 'to_html', 'render',
            'reproduce']
 
-# %% ../nbs/30_reproduce.ipynb #e5057852
+# %% ../nbs/30_reproduce.ipynb #d14a5247
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, fields, replace
 from difflib import get_close_matches
@@ -19,12 +20,12 @@ from .experiment import Experiment
 from .runs import RunError, write_json, writing
 from .training import Run, fit, load_run
 
-# %% ../nbs/30_reproduce.ipynb #ba2b4d33
+# %% ../nbs/30_reproduce.ipynb #79f486d3
 _paper = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000,
                     eval_samples=5120)
 EXPERIMENTS = {
-    'digits': Experiment(batch=128, steps=24_000, lr_g=5e-4, lr_d=5e-3, decay='exponential', lr_end=.05,
-                         latent=32, width_g=256, width_d=256, depth=2, ema=.9995),
+    'digits': Experiment(batch=128, steps=24_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
+                         decay='exponential', width_g=256, width_d=256, depth=3),
     'mixture': Experiment(data='mixture', batch=256, steps=6000, lr_g=1e-3, lr_d=5e-3, lr_end=.05, ema=.99,
                           decay='exponential', eps=3., eps_end=1., latent=4, width_g=128, depth=2),
     'cifar10': replace(_paper, data='data/cifar10', latent=16),
@@ -97,19 +98,28 @@ def notebook(
     name = 'mixture.ipynb' if e.data == 'mixture' else 'images.ipynb'
     return next(f for f in folders if f.exists()) / name
 
-# %% ../nbs/30_reproduce.ipynb #5095872e
+# %% ../nbs/30_reproduce.ipynb #81a909bc
 def to_html(
     path: Path,  # an executed notebook
 ) -> Path:  # the page beside it
     "Renders a notebook as one self-contained page."
     from nbconvert import HTMLExporter
-    body, _ = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True,
-                           require_js_url='', mathjax_url='').from_filename(str(path))
+    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    body, _ = exporter.from_filename(str(path))
     page = path.with_suffix('.html')
-    page.write_text(body, encoding='utf-8')
+    page.write_text(re.sub(r'<script\b.*?</script>', '', body, flags=re.S), encoding='utf-8')
     return page
 
-# %% ../nbs/30_reproduce.ipynb #112af744
+# %% ../nbs/30_reproduce.ipynb #9f6e80e2
+def _anonymous(nb, out):
+    "Without papermill's bookkeeping, the run folder called `.`"
+    del nb.metadata['papermill']
+    for cell in nb.cells:
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k == 'tags'}
+        if 'injected-parameters' in cell.metadata.get('tags', ()): cell.source = cell.source.replace(out, '.')
+    return nb
+
+# %% ../nbs/30_reproduce.ipynb #e1209653
 def render(
     out: Path,  # a run folder
     **parameters,  # more of the notebook's parameters
@@ -118,18 +128,21 @@ def render(
     import nbformat
     import papermill
     run, report = load_run(out), Path(out) / 'report.ipynb'
+    if not (run.out / 'result.json').exists(): raise RunError(f'{out} is not finished; continue it first')
+    backend = os.environ.pop('MPLBACKEND', None)  # the kernel would inherit it and draw into no notebook
     try:
         nb = papermill.execute_notebook(
-            notebook(run.experiment), report, parameters=dict(out='.', **parameters), cwd=str(out),
+            notebook(run.experiment), report, parameters=dict(out=str(out), **parameters),
             progress_bar=False, kernel_name='python3')
     except papermill.PapermillExecutionError as e:
         raise RunError(f'cell {e.exec_count} of {report} failed: {e.ename}: {e.evalue}') from e
-    del nb.metadata['papermill']
-    for cell in nb.cells: cell.metadata = {k: v for k, v in cell.metadata.items() if k == 'tags'}
-    nbformat.write(nb, report)
-    return to_html(report)
+    finally:
+        if backend: os.environ['MPLBACKEND'] = backend
+    with writing(report):
+        nbformat.write(_anonymous(nb, str(out)), report)
+        return to_html(report)
 
-# %% ../nbs/30_reproduce.ipynb #87bef1ca
+# %% ../nbs/30_reproduce.ipynb #d7ff6760
 def reproduce(
     name: str,  # a key of EXPERIMENTS
     out: Path,  # run folder
@@ -140,7 +153,8 @@ def reproduce(
     "Trains (or continues, or loads) an experiment and renders its report."
     fit(experiment(name, **changes), out, progress=progress)
     page = render(out)
-    if report is None: return page
-    with writing(report): Path(report).mkdir(parents=True, exist_ok=True)
-    for file in ('report.ipynb', 'report.html', 'result.json'): shutil.copy(Path(out) / file, report)
+    if report is None or Path(report).resolve() == Path(out).resolve(): return page
+    with writing(report):
+        Path(report).mkdir(parents=True, exist_ok=True)
+        for file in ('report.ipynb', 'report.html', 'result.json'): shutil.copy(Path(out) / file, report)
     return Path(report) / page.name

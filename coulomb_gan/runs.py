@@ -149,7 +149,7 @@ def environment(
     commit = git.stdout.strip() or None if git and git.returncode == 0 else None
     return dict(hardware=name, python=platform.python_version(), torch=torch.__version__, commit=commit)
 
-# %% ../nbs/09_runs.ipynb #1b0d3d4a
+# %% ../nbs/09_runs.ipynb #ddbed04a
 def open_run(
     out: Path,  # run folder, made if missing
     config: dict,  # the experiment's fields, plain data
@@ -157,8 +157,8 @@ def open_run(
 ) -> Path:  # the folder
     "Starts or re-enters a run folder. Raises RunError if its configuration differs or it cannot be written."
     path = Path(out) / 'config.json'
-    if not path.exists():
-        write_json(path, dict(config, environment=environment))
+    for part in Path(out).rglob('.*.part'): part.unlink()  # left by a kill in the middle of a write
+    if not path.exists(): write_json(path, dict(config, environment=environment))
     stored = json.loads(path.read_text())
     names = sorted({*config, *stored} - {'environment', 'device'})
     pairs = {f: (stored.get(f), config.get(f)) for f in names}

@@ -2,10 +2,12 @@
 from dataclasses import asdict, fields
 
 import pytest
+from PIL import Image
 
 from coulomb_gan import __version__
 from coulomb_gan.commands import cli, main
-from coulomb_gan.experiment import CHOICES, Experiment
+from coulomb_gan.data import prepared
+from coulomb_gan.experiment import Experiment
 from coulomb_gan.reproduce import EXPERIMENTS
 
 FIELDS = [f.name for f in fields(Experiment)]
@@ -46,8 +48,8 @@ def test_show_prints_resolved_fields(name, run):
     assert out.splitlines() == [f'{k} = {v}' for k, v in asdict(EXPERIMENTS[name]).items()]
 
 
-CHANGED = {'data': 'mixture', 'networks': 'dcgan', 'decay': 'none', 'device': 'cuda', 'self_charge': False,
-           'alternating': True, 'eps_end': .5, 'lr_end': .5, 'lr_g': .5, 'lr_d': .5, 'beta1': .5, 'beta2': .5, 'ema': .5}
+CHANGED = {'data': 'elsewhere', 'networks': 'dcgan', 'decay': 'none', 'device': 'cuda', 'self_charge': False,
+           'alternating': True} | dict.fromkeys(['eps_end', 'lr_end', 'lr_g', 'lr_d', 'beta1', 'beta2', 'ema'], .375)
 
 
 @pytest.mark.parametrize('name', FIELDS)
@@ -131,6 +133,7 @@ WRONG = {
     'show digits --log-every 0': 'log_every must',
     'show digits --eval-every 0': 'eval_every must',
     'show digits --eval-samples 0': 'eval_samples must',
+    'show digits --eval-samples 1': 'eval_samples must',      # the unbiased energy needs two
     'show digits --seed -1': 'seed must',
     'show digits --seed x': '--seed',
     'show digits --decay linear': 'plateau',
@@ -142,7 +145,6 @@ WRONG = {
     f'train digits {TINY} --networks dcgan': 'side',
     f'train mixture {TINY} --networks dcgan': 'dcgan',
     f'train digits {TINY} --device meta': "'meta'",
-    f'train digits {TINY} --eval-samples 1': '2 samples',
     f'train digits {TINY} --out file': 'file',
     f'train digits {TINY} --out file/run': 'file',
     'evaluate nothing': 'nothing',
@@ -156,6 +158,9 @@ WRONG = {
 }
 
 
+PROGRESS = ('images:', 'digits:', 'mixture:', 'run:')
+
+
 @pytest.fixture
 def things(tmp_path):
     "A file, a folder of files that are no images, and a run folder with an unreadable configuration"
@@ -165,10 +170,11 @@ def things(tmp_path):
     (tmp_path / 'broken' / 'config.json').write_text('{')
 
 
+@pytest.mark.usefixtures('things')
 @pytest.mark.parametrize('line', WRONG, ids=lambda line: line.replace(f' {TINY}', ''))
-def test_wrong_input_is_one_line(line, run, things):
+def test_wrong_input_is_one_line(line, run):
     code, _, err = run(line)
-    err = [e for e in err if e.strip() and not e.lstrip().startswith(('images:', 'digits:', 'mixture:', 'run:'))]      # progress
+    err = [e for e in err if e.strip() and not e.lstrip().startswith(PROGRESS)]
     assert code in (1, 2)
     assert len(err) == 1 and err[0].startswith('coulomb-gan: ')
     assert WRONG[line] in err[0]
@@ -187,7 +193,20 @@ def test_wrong_name_among_several_stops_before_training(run, tmp_path):
     assert not (tmp_path / 'runs').exists()
 
 
-def test_unexpected_errors_are_not_hidden(run, monkeypatch):
+def test_failed_prepare_does_not_spoil_what_was_there(run, tmp_path):
+    "A second source that cannot be used must not leave a blend of two data sets behind"
+    for name, count, level in (('first', 20, 50), ('second', 15, 200)):
+        (tmp_path / name).mkdir()
+        for i in range(count): Image.new('RGB', (8, 8), (level,) * 3).save(tmp_path / name / f'{i}.png')
+    for i in range(5): (tmp_path / 'second' / f'text{i}.png').write_text('no image')
+    assert run('prepare folder first --size 8')[0] == 0
+    assert run('prepare folder second --size 8')[0] == 2
+    try: levels = prepared('data/folder').train.unique().tolist()
+    except ValueError: levels = []      # refused: as good as the old images
+    assert levels in ([], [50])
+
+
+def test_unexpected_errors_are_not_hidden(monkeypatch):
     "Only known errors become one line; a bug keeps its traceback"
     monkeypatch.setitem(EXPERIMENTS, 'digits', None)
     with pytest.raises(AttributeError): main(['list'])

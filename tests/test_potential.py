@@ -148,6 +148,16 @@ def test_float32_points_agree_with_float64_loop(c):
     close(potential(a, x, y, kernel).double(), potential_loop(a, x, y, kernel.d, kernel.eps), kernel, rtol=SINGLE)
 
 
+@pytest.mark.parametrize('offset', [0., 1e3])
+@pytest.mark.parametrize('m', [1, 3, 3072])
+def test_float32_force_agrees_with_float64_loop(m, offset):
+    a, x, y = (offset + cloud(m + i, 5, m, dtype=torch.float32) for i in range(3))
+    got = force(a, x, y, Plummer(1., .5))
+    assert got.dtype == torch.float32
+    # as for the targets, in units of the largest pull d k(0) / eps
+    assert_close(got.double(), force_loop(a, x, y, 1., .5), rtol=0, atol=SINGLE * 1 / .5 / .5)
+
+
 def test_squared_distances_of_duplicates_are_zero_and_never_negative():
     a = 1e3 + cloud(0, 50, 3072, dtype=torch.float32)
     r2_ij = squared_distances(a, a)

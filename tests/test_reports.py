@@ -3,6 +3,7 @@ import json
 import math
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -57,7 +58,8 @@ def check_result(folder, keys):
     return result
 
 
-def report_of(name, tmp_path, keys, least):
+def report_of(name, tmp_path, keys, least, monkeypatch):
+    monkeypatch.setattr(reproduce_module, 'render', partial(render, n_samples=1000))      # a tenth: half the time
     out, report = tmp_path / 'run', tmp_path / 'reports' / name
     page = reproduce(name, out, report=report, progress=False, **SMALL)
     assert page == report / 'report.html'
@@ -68,8 +70,8 @@ def report_of(name, tmp_path, keys, least):
     return check_result(report, keys)
 
 
-def test_digits(tmp_path):
-    result = report_of('digits', tmp_path, DIGITS, 4)
+def test_digits(tmp_path, monkeypatch):
+    result = report_of('digits', tmp_path, DIGITS, 4, monkeypatch)
     assert result['steps'] == 100 and len(result['class_shares']) == 10
     # ten float32 shares
     assert sum(result['class_shares']) == pytest.approx(1, abs=1e-6)
@@ -77,7 +79,7 @@ def test_digits(tmp_path):
 
 def test_mixture_on_a_server_without_a_screen(tmp_path, monkeypatch):
     monkeypatch.setenv('MPLBACKEND', 'Agg')
-    result = report_of('mixture', tmp_path, MIXTURE, 4)
+    result = report_of('mixture', tmp_path, MIXTURE, 4, monkeypatch)
     assert 0 <= result['modes'] <= 25 and 0 <= result['within_3sigma'] <= 1
 
 
@@ -110,13 +112,13 @@ def test_moved_run_of_own_images_renders_without_training(moved, monkeypatch):
     monkeypatch.chdir(moved)
     out = Path('elsewhere/folder')
     kept = {p: p.read_bytes() for p in out.rglob('*') if p.suffix in ('.jsonl', '.pt', '.png')}
-    assert render(out, n_samples=300) == out / 'report.html'
+    assert render(out, n_samples=600) == out / 'report.html'
     assert {p: p.read_bytes() for p in kept} == kept
     assert {p for p in out.rglob('*') if p.suffix in ('.jsonl', '.pt', '.png')} == kept.keys()
     check_page(out, 3, str(moved))
     check_notebook(out, 3, str(moved))
     result = check_result(out, IMAGES)
-    assert result['n_samples'] == 300 and 'class_shares' not in result
+    assert result['n_samples'] == 600 and 'class_shares' not in result
 
 
 def test_failing_cell_is_one_line(moved, monkeypatch):
@@ -137,11 +139,20 @@ def test_report_of_nothing_is_one_line(tmp_path):
     assert '\n' not in str(caught.value)
 
 
-def test_unfinished_run_is_refused_in_words(moved, tmp_path, monkeypatch):
+def test_unfinished_run_is_refused_in_words(tmp_path):
     "A run that was stopped has no result.json yet"
-    monkeypatch.chdir(moved)
-    out = shutil.copytree(moved / 'elsewhere' / 'folder', tmp_path / 'run')
-    (out / 'result.json').unlink()
-    with pytest.raises(RunError) as caught: render(out)
+    fit(experiment('digits', **SMALL), tmp_path / 'run', progress=False)
+    (tmp_path / 'run' / 'result.json').unlink()
+    with pytest.raises(RunError) as caught: render(tmp_path / 'run')
     message = str(caught.value)
     assert 'FileNotFoundError' not in message and '\n' not in message
+
+
+def test_report_folder_may_be_the_run_folder(tmp_path, monkeypatch):
+    def rendered(out):
+        for name in ('report.ipynb', 'report.html', 'result.json'): (out / name).write_text(name)
+        return out / 'report.html'
+    monkeypatch.setattr(reproduce_module, 'fit', lambda e, out, progress: out.mkdir())
+    monkeypatch.setattr(reproduce_module, 'render', rendered)
+    page = reproduce('digits', tmp_path / 'run', report=tmp_path / 'run')
+    assert page == tmp_path / 'run' / 'report.html' and page.read_text() == 'report.html'
