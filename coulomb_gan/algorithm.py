@@ -26,7 +26,7 @@ def adam(
     groups = [dict(params=heavy, weight_decay=e.weight_decay), dict(params=light)]
     return torch.optim.Adam(groups, lr=lr, betas=(e.beta1, e.beta2), fused=True)
 
-# %% ../nbs/14_algorithm.ipynb #e44e0730
+# %% ../nbs/14_algorithm.ipynb #24dc3c6d
 class State:
     "Networks, optimisers, randomness and schedule of one run."
     def __init__(self,
@@ -35,7 +35,7 @@ class State:
     ):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(e.seed)
-            pair = networks(e.networks, shape, e.latent, e.width_g, e.width_d, e.depth)
+            pair = networks(e.networks, shape, e.latent, e.width_g, e.width_d, e.depth_g, e.depth_d)
         self.g, self.d = (net.to(e.device) for net in pair)
         self.average = copy.deepcopy(self.g).requires_grad_(False) if e.ema else self.g
         self.opt_g, self.opt_d = adam(self.g, e.lr_g, e), adam(self.d, e.lr_d, e)

@@ -9,7 +9,7 @@ __all__ = ['RANGES', 'CHOICES', 'ModelOptions', 'FieldOptions', 'OptimiserOption
 import re
 from dataclasses import dataclass, fields
 
-# %% ../nbs/08_experiment.ipynb #5cc47db3
+# %% ../nbs/08_experiment.ipynb #f71d1ce3
 @dataclass(frozen=True)
 class ModelOptions:
     "Data and networks."
@@ -18,7 +18,8 @@ class ModelOptions:
     latent: int = 32  # length of z ~ N(0,1); CelebA and LSUN 32, CIFAR-10 16
     width_g: int = 256  # generator: hidden units; for dcgan channels at 4x4, paper 1024
     width_d: int = 128  # discriminator: hidden units; for dcgan channels of its first layer, paper 128
-    depth: int = 3  # hidden layers of perceptrons
+    depth_g: int = 3  # hidden layers of a perceptron generator
+    depth_d: int = 2  # hidden layers of a perceptron discriminator; A.5 has 2
 
 # %% ../nbs/08_experiment.ipynb #43e91eb8
 @dataclass(frozen=True)

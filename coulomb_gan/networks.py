@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BatchNorm1d', 'BatchNorm2d', 'LeCunTanh', 'mlp', 'dcgan_generator', 'dcgan_discriminator', 'networks', 'sample']
 
-# %% ../nbs/12_networks.ipynb #677ae168
+# %% ../nbs/12_networks.ipynb #c8f2b719
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -20,14 +21,14 @@ class LeCunTanh(nn.Module):
 BatchNorm1d = partial(nn.BatchNorm1d, track_running_stats=False)
 BatchNorm2d = partial(nn.BatchNorm2d, track_running_stats=False)
 
-# %% ../nbs/12_networks.ipynb #8466ae6b
+# %% ../nbs/12_networks.ipynb #3ae3d0fc
 def mlp(
     n_in: int,  # inputs
     n_out: int,  # outputs
     width: int,  # units of each hidden layer
     depth: int,  # hidden layers, at least 1
     batch_norm: bool,  # normalise hidden layers
-    activation: type = nn.ReLU,  # after each hidden layer
+    activation: Callable = nn.ReLU,  # makes the layer after each hidden one
 ) -> nn.Sequential:
     "Linear layers with an activation between them, batch norm before it if wanted."
     layers = []
@@ -65,14 +66,15 @@ def dcgan_discriminator(
         layers += [nn.Conv2d(n_in, n_out, 5, 2, 2), BatchNorm2d(n_out), nn.LeakyReLU(.2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(sizes[-1] * (side // 16)**2, 1))
 
-# %% ../nbs/12_networks.ipynb #d0a41684
+# %% ../nbs/12_networks.ipynb #1a25cef6
 def networks(
     kind: str,  # 'mlp' or 'dcgan'
     shape: tuple,  # of one sample, `(m,)` or `(c, side, side)`
     latent: int,  # length of z
     width_g: int,  # generator: hidden units, or channels at 4x4
     width_d: int,  # discriminator: hidden units, or channels of the first layer
-    depth: int,  # hidden layers of perceptrons
+    depth_g: int,  # hidden layers of a perceptron generator
+    depth_d: int,  # hidden layers of a perceptron discriminator
 ) -> tuple[nn.Module, nn.Module]:  # G `(n, latent) -> (n, *shape)`, D `(n, *shape) -> (n, 1)`
     "The pair for one kind of data, freshly initialised. Raises ValueError for another kind or shape."
     if kind == 'dcgan' and len(shape) == 3:
@@ -81,8 +83,8 @@ def networks(
         raise ValueError(f"networks must be 'mlp', or 'dcgan' for images, got {kind!r} for shape {shape}")
     m = torch.Size(shape).numel()
     end = [nn.Unflatten(1, shape), LeCunTanh()] if len(shape) == 3 else []
-    generator = nn.Sequential(mlp(latent, m, width_g, depth, len(shape) == 3), *end)
-    return generator, nn.Sequential(nn.Flatten(), mlp(m, 1, width_d, depth, False, nn.LeakyReLU))
+    generator = nn.Sequential(mlp(latent, m, width_g, depth_g, len(shape) == 3), *end)
+    return generator, nn.Sequential(nn.Flatten(), mlp(m, 1, width_d, depth_d, False, partial(nn.LeakyReLU, .2)))
 
 # %% ../nbs/12_networks.ipynb #4506d419
 @torch.no_grad()

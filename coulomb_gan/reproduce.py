@@ -20,14 +20,14 @@ from .experiment import Experiment
 from .runs import RunError, write_json, writing
 from .training import Run, fit, load_run
 
-# %% ../nbs/30_reproduce.ipynb #79f486d3
+# %% ../nbs/30_reproduce.ipynb #6faa0e06
 _paper = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000,
                     eval_samples=5120)
 EXPERIMENTS = {
-    'digits': Experiment(batch=128, steps=24_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
-                         decay='exponential', width_g=256, width_d=256, depth=3),
+    'digits': Experiment(batch=256, steps=16_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
+                         decay='exponential', width_g=256, width_d=256),
     'mixture': Experiment(data='mixture', batch=256, steps=6000, lr_g=1e-3, lr_d=5e-3, lr_end=.05, ema=.99,
-                          decay='exponential', eps=3., eps_end=1., latent=4, width_g=128, depth=2),
+                          decay='exponential', eps=3., eps_end=1., latent=4, width_g=128),
     'cifar10': replace(_paper, data='data/cifar10', latent=16),
     'celeba': replace(_paper, data='data/celeba', latent=32),
     'lsun': replace(_paper, data='data/lsun', latent=32),
@@ -58,13 +58,15 @@ def experiment(
     for field in changes: known(field, asdict(preset))
     return replace(preset, **changes)
 
-# %% ../nbs/30_reproduce.ipynb #49d324fc
+# %% ../nbs/30_reproduce.ipynb #e2e14cf7
 def table(
     rows: list,  # rows of cells, each turned into text
     head: list,  # column titles
 ) -> str:
-    "A Markdown table; numbers with four digits."
-    text = lambda c: f'{c:.4g}' if isinstance(c, float) else str(c)
+    "A Markdown table; numbers with four digits, a dash where there is none."
+    def text(c):
+        if c is None: return '–'
+        return str(c) if not isinstance(c, float) else f'{c:,.0f}' if abs(c) >= 1000 else f'{c:.4g}'
     lines = [head, ['---'] * len(head)] + [[text(c) for c in row] for row in rows]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 

@@ -11,7 +11,7 @@ from coulomb_gan.experiment import Experiment
 from coulomb_gan.reproduce import EXPERIMENTS
 
 FIELDS = [f.name for f in fields(Experiment)]
-TINY = '--steps 20 --batch 16 --width-g 16 --width-d 16 --depth 1 --eval-samples 50 --eval-every 20'
+TINY = '--steps 20 --batch 16 --width-g 16 --width-d 16 --depth-g 1 --depth-d 1 --eval-samples 50 --eval-every 20'
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ WRONG = {
     'show digits --steps 1e3': '--steps',
     'show digits --steps 0': 'steps must',
     'show digits --latent 0': 'latent must',
-    'show digits --depth 0': 'depth must',
+    'show digits --depth-g 0': 'depth_g must',
     'show digits --width-g 0': 'width_g must',
     'show digits --eps nan': 'eps must',
     'show digits --eps 0': 'eps must',

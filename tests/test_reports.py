@@ -18,7 +18,7 @@ from coulomb_gan.runs import RunError
 from coulomb_gan.training import fit
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = dict(steps=100, eval_every=50, log_every=10, eval_samples=100, width_g=16, width_d=16, depth=1, batch=32)
+SMALL = dict(steps=100, eval_every=50, log_every=10, eval_samples=100, width_g=16, width_d=16, depth_g=1, depth_d=1, batch=32)
 COMMON = {'steps', 'seconds', 'seed', 'hardware', 'commit', 'energy', 'n_samples'}
 IMAGES = COMMON | {'energy_floor'}
 DIGITS = IMAGES | {'frechet', 'frechet_floor', 'feature_space', 'class_shares'}

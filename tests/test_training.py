@@ -23,7 +23,7 @@ from coulomb_gan.experiment import Experiment
 from coulomb_gan.runs import RunError, load_checkpoint, newest_checkpoint, read_metrics, save_checkpoint
 from coulomb_gan.training import Interrupted, fit, load_run
 
-TINY = Experiment(latent=4, width_g=16, width_d=16, depth=1, batch=16, steps=12, lr_g=1e-3, lr_d=1e-3, decay='none',
+TINY = Experiment(latent=4, width_g=16, width_d=16, depth_g=1, depth_d=1, batch=16, steps=12, lr_g=1e-3, lr_d=1e-3, decay='none',
                   log_every=3, eval_every=6, eval_samples=50)
 
 
@@ -68,7 +68,8 @@ CHANGES = {
     'latent': Change(5, 'shapes'),
     'width_g': Change(17, 'shapes'),
     'width_d': Change(17, 'shapes'),
-    'depth': Change(2, 'layers'),
+    'depth_g': Change(2, 'layers'),
+    'depth_d': Change(2, 'layers'),
     'd': Change(2., 'weights'),
     'eps': Change(2., 'weights'),
     'eps_end': Change(.1, 'weights'),
@@ -172,7 +173,7 @@ def test_device_that_cannot_train_is_refused(device, tmp_path):
 # --- stopped and continued ----------------------------------------------------------------------------------------
 
 LONG = replace(TINY, steps=600, eval_every=30, log_every=7, ema=.99, smoothing=.1, decay='exponential')
-OPTIONS = [part for f in fields(Experiment) if f.name in ('latent', 'width_g', 'width_d', 'depth', 'batch', 'steps',
+OPTIONS = [part for f in fields(Experiment) if f.name in ('latent', 'width_g', 'width_d', 'depth_g', 'depth_d', 'batch', 'steps',
            'log_every', 'eval_every', 'eval_samples', 'ema', 'smoothing', 'lr_g', 'lr_d', 'decay', 'lr_end')
            for part in ('--' + f.name.replace('_', '-'), str(getattr(LONG, f.name)))]
 
