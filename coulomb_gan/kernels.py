@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# %% ../nbs/01_kernels.ipynb #02ebec6d
+# %% ../nbs/01_kernels.ipynb #897a366e
 def squared_distances(
     a: Tensor,  # points, `(n_a, m)`, data units
     b: Tensor,  # points, `(n_b, m)`, data units
@@ -20,11 +20,12 @@ def squared_distances(
     "All squared distances by float64 matrix products about the common centre; peak memory is the result's."
     r2_ij = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
     for p, q in zip(a.split(columns, 1), b.split(columns, 1)):
-        p, q = p.double(), q.double()
         centre = q.detach().mean(0)
-        p, q = p - centre, q - centre
+        q = q.double() - centre
+        p = q if a is b else p.double() - centre
+        p2, q2 = ((s * s).sum(1) for s in (p, q))
         r2_ij.addmm_(p, q.T, alpha=-2)  # (n_a,m) @ (m,n_b) -> (n_a,n_b)
-        r2_ij.add_((p * p).sum(1, keepdim=True)).add_((q * q).sum(1))
+        r2_ij.add_(p2[:, None]).add_(q2)
     return r2_ij.clamp_(min=0)
 
 # %% ../nbs/01_kernels.ipynb #884ea97c

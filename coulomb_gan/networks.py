@@ -66,7 +66,7 @@ def dcgan_discriminator(
         layers += [nn.Conv2d(n_in, n_out, 5, 2, 2), BatchNorm2d(n_out), nn.LeakyReLU(.2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(sizes[-1] * (side // 16)**2, 1))
 
-# %% ../nbs/12_networks.ipynb #1a25cef6
+# %% ../nbs/12_networks.ipynb #0f6e5317
 def networks(
     kind: str,  # 'mlp' or 'dcgan'
     shape: tuple,  # of one sample, `(m,)` or `(c, side, side)`
@@ -83,8 +83,9 @@ def networks(
         raise ValueError(f"networks must be 'mlp', or 'dcgan' for images, got {kind!r} for shape {shape}")
     m = torch.Size(shape).numel()
     end = [nn.Unflatten(1, shape), LeCunTanh()] if len(shape) == 3 else []
-    generator = nn.Sequential(mlp(latent, m, width_g, depth_g, len(shape) == 3), *end)
-    return generator, nn.Sequential(nn.Flatten(), mlp(m, 1, width_d, depth_d, False, partial(nn.LeakyReLU, .2)))
+    generator = nn.Sequential(mlp(latent, m, width_g, depth_g, True), *end)
+    leaky = partial(nn.LeakyReLU, .2)
+    return generator, nn.Sequential(nn.Flatten(), mlp(m, 1, width_d, depth_d, False, leaky))
 
 # %% ../nbs/12_networks.ipynb #4506d419
 @torch.no_grad()

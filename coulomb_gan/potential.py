@@ -77,7 +77,7 @@ def force(
     check_points(a=a, x=x, y=y)
     return (_pull(a, y, kernel, block) - _pull(a, x, kernel, block)).to(a.dtype)
 
-# %% ../nbs/02_potential.ipynb #8f8a35d5
+# %% ../nbs/02_potential.ipynb #560701e5
 def potentials(
     x: Tensor,  # generated minibatch, `(n_x, m)`
     y: Tensor,  # real minibatch, `(n_y, m)`
@@ -92,7 +92,7 @@ def potentials(
         raise ValueError(f'self_charge=False needs 2 samples a side, got {len(x)} and {len(y)}')
     c, n_x, sums = torch.cat([x, y]), len(x), []
     for start in range(0, len(c), block):
-        r2_ij = squared_distances(c[start:start + block], c)
+        r2_ij = squared_distances(c[start:start + block] if len(c) > block else c, c)
         r2_ij.diagonal(start).zero_()
         k_ij = kernel.of_r2(r2_ij.to(x.dtype))
         if not self_charge: k_ij.diagonal(start).zero_()

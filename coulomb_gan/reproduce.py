@@ -20,14 +20,15 @@ from .experiment import Experiment
 from .runs import RunError, write_json, writing
 from .training import Run, fit, load_run
 
-# %% ../nbs/30_reproduce.ipynb #6faa0e06
+# %% ../nbs/30_reproduce.ipynb #1074aad5
 _paper = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000,
                     eval_samples=5120)
 EXPERIMENTS = {
     'digits': Experiment(batch=256, steps=16_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
                          decay='exponential', width_g=256, width_d=256),
-    'mixture': Experiment(data='mixture', batch=256, steps=6000, lr_g=1e-3, lr_d=5e-3, lr_end=.05, ema=.99,
-                          decay='exponential', eps=3., eps_end=1., latent=4, width_g=128),
+    'mixture': Experiment(data='mixture', batch=256, steps=14_000, lr_g=2e-3, lr_d=5e-3, beta1=.5, ema=.999,
+                          lr_end=.01, decay='exponential', eps=3., eps_end=.5, latent=4, width_g=128,
+                          width_d=256),
     'cifar10': replace(_paper, data='data/cifar10', latent=16),
     'celeba': replace(_paper, data='data/celeba', latent=32),
     'lsun': replace(_paper, data='data/lsun', latent=32),
