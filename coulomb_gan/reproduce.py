@@ -122,7 +122,7 @@ def _anonymous(nb, out):
         if 'injected-parameters' in cell.metadata.get('tags', ()): cell.source = cell.source.replace(out, '.')
     return nb
 
-# %% ../nbs/30_reproduce.ipynb #e1209653
+# %% ../nbs/30_reproduce.ipynb #6406af53
 def render(
     out: Path,  # a run folder
     **parameters,  # more of the notebook's parameters
@@ -136,7 +136,7 @@ def render(
     try:
         nb = papermill.execute_notebook(
             notebook(run.experiment), report, parameters=dict(out=str(out), **parameters),
-            progress_bar=False, kernel_name='python3')
+            progress_bar=False, kernel_name='python3', extra_arguments=['--log-level=40'])  # errors only
     except papermill.PapermillExecutionError as e:
         raise RunError(f'cell {e.exec_count} of {report} failed: {e.ename}: {e.evalue}') from e
     finally:

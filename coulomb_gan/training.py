@@ -97,7 +97,7 @@ def _check(s, failed, out):
     last = f'the last good one is {saved["schedule"]["step"]}.pt' if saved else 'there is no checkpoint'
     raise RunError(f'the loss is not finite at step {step}; {last}. Try smaller rates in another --out.')
 
-# %% ../nbs/15_training.ipynb #fcb811cb
+# %% ../nbs/15_training.ipynb #558fb28b
 def _train(s, e, stored, out, bar):
     start, shown = time.perf_counter() - s.schedule['seconds'], {}
     real, failed = stored.to(e.device), torch.tensor(0, device=e.device)
@@ -122,6 +122,7 @@ def _train(s, e, stored, out, bar):
             bar.update()
             if stop and not s.schedule['finished']:
                 _check(s, failed, out)
+                s.schedule['seconds'] = time.perf_counter() - start
                 _save(s, out)
                 raise Interrupted(f'{stop[0]}: stopped at step {s.step}; the same command continues there')
 
