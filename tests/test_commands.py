@@ -139,7 +139,7 @@ WRONG = {
     'show digits --decay linear': 'plateau',
     'show digits --networks resnet': 'dcgan',
     'show digits --device gpu': "'gpu'",
-    'show digits --no-self-charge --batch 1': 'at least 2',
+    'show digits --no-self-charge --batch 1': 'batch must lie in [2, ',
     'train cifar10': 'data/cifar10',
     'train digits --data nowhere': 'nowhere',
     f'train digits {TINY} --networks dcgan': 'side',

@@ -377,7 +377,7 @@ def test_run_trained_on_a_gpu_is_loaded_and_continued_here(tmp_path, monkeypatch
     "A CUDA generator's state is 16 bytes, seed and offset, and no state for one on the CPU"
     out = stopped(MIDDLE, tmp_path / 'run', 15, monkeypatch)
     saved = newest_checkpoint(out)
-    save_checkpoint(out / 'checkpoints' / '15.pt', dict(saved, gen=torch.zeros(16, dtype=torch.uint8)))
+    save_checkpoint(out / 'checkpoints' / '15.pt', dict(saved, gen=torch.zeros(16, dtype=torch.uint8), device='cuda'))
     assert load_run(out).sample(3).isfinite().all()
     assert run(MIDDLE, out).state.step == MIDDLE.steps
 
