@@ -48,7 +48,7 @@ class OptimiserOptions:
     patience: int = 10  # evaluations without a better energy that make a plateau
     ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
 
-# %% ../nbs/08_experiment.ipynb #7bf6fd59
+# %% ../nbs/08_experiment.ipynb #d6619212
 @dataclass(frozen=True)
 class RecordOptions:
     "Seed, device and cadence."
@@ -56,7 +56,7 @@ class RecordOptions:
     device: str = 'cpu'  # 'cpu', 'cuda' or 'cuda:1'; the field needs float64, which other kinds lack
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 2000  # steps between evaluations; each leaves samples and a checkpoint
-    eval_samples: int = 2000  # generated and training samples in the monitored energy
+    eval_samples: int = 2000  # generated and (at most) training samples in the monitored energy
 
 # %% ../nbs/08_experiment.ipynb #d19e3b89
 RANGES = {'batch': (2, 1e9), 'eval_samples': (2, 1e9), 'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1),

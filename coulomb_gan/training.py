@@ -32,7 +32,7 @@ from .runs import (
 
 _all_ = ['Experiment']
 
-# %% ../nbs/15_training.ipynb #b103785d
+# %% ../nbs/15_training.ipynb #b3f6b888
 def monitor(
     s: State,  # its averaged generator is sampled
     e: Experiment,  # gives kernel and number of samples
@@ -40,7 +40,7 @@ def monitor(
 ) -> float:
     "Unbiased energy (P33) between generated and training samples, clipped to [-1, 1] if images; fixed draws."
     gen = torch.Generator().manual_seed(e.seed)
-    y = to_float(real[torch.randint(len(real), (e.eval_samples,), generator=gen)].to(e.device))
+    y = to_float(real[torch.randperm(len(real), generator=gen)[:e.eval_samples]].to(e.device))
     x = sample(s.average, torch.randn(e.eval_samples, e.latent, generator=gen).to(e.device), e.batch)
     if real.dtype == torch.uint8: x = x.clamp(-1, 1)
     return energy(x.flatten(1), y.flatten(1), Plummer(e.d, e.eps)).item()
