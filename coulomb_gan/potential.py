@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['check_points', 'kernel_sums', 'potential', 'force', 'potentials', 'energy']
 
-# %% ../nbs/02_potential.ipynb #413a1ec1
+# %% ../nbs/02_potential.ipynb #855a8542
 import torch
 from torch import Tensor
-from .kernels import Kernel, Plummer, squared_distances
+from .kernels import Kernel, squared_distances
 
 # %% ../nbs/02_potential.ipynb #dbb85759
 def check_points(

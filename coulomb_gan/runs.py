@@ -6,14 +6,13 @@
 __all__ = ['RunError', 'writing', 'write_whole', 'write_json', 'append_metrics', 'read_metrics', 'rewind_metrics',
            'save_checkpoint', 'load_checkpoint', 'newest_checkpoint', 'keep_checkpoints', 'environment', 'open_run']
 
-# %% ../nbs/09_runs.ipynb #560bbf2a
+# %% ../nbs/09_runs.ipynb #4330abc9
 import hashlib
 import io
 import json
 import os
 import platform
 import subprocess
-import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
