@@ -247,20 +247,6 @@ def test_no_machine_paths_elsewhere():
     assert not faults, '\n'.join(faults)
 
 
-def test_settled_ledger_rows_point_at_sections():
-    "A row of 00_paper that is no longer open names a notebook and a heading that exist"
-    source = '\n'.join(c.source for c in load(ROOT/'nbs/00_paper.ipynb').code)
-    rows = re.findall(r'^((?:P\d|Theorem|Figure|Table|A\.)[^|\n]*) \| .+ \| (.+) \| .+ \| (.+)$', source, flags=re.M)
-    assert len(rows) > 30, f'found only {len(rows)} rows of the ledger'
-    headings = {nb.name: [t.lower() for _, t in nb.headings()] for nb in map(load, NOTEBOOKS)}
-    for id, where, status in rows:
-        if status.strip() in ('open', 'not yet run'): continue
-        for place in where.split(';'):
-            name, _, section = (s.strip() for s in place.partition(':'))
-            found = any(section.lower() in t for t in headings.get(name, []))
-            assert found and section, f'{id}: {status}, but {name} has no heading with {section!r}'
-
-
 # --- the budgets can be exceeded ----------------------------------------------------------------------------------
 
 def md(source): return dict(cell_type='markdown', id='m', metadata={}, source=source)
