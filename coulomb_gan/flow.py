@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['Mesh', 'Torus', 'Ball', 'evolve', 'particles']
 
-# %% ../nbs/03_flow.ipynb #bfe7e757
+# %% ../nbs/03_flow.ipynb #a61b3822
 import math
 
 import numpy as np
 import torch
 from torch import Tensor
-from .kernels import Kernel, Plummer, sphere_area
+from .kernels import Kernel, Plummer, positive, sphere_area
 from .potential import force
 
-# %% ../nbs/03_flow.ipynb #037d6077
+# %% ../nbs/03_flow.ipynb #b93833b6
 class Mesh:
-    "Finite-volume cells: `volume`, and per axis the `areas` of the left faces, 0 where closed."
+    "Cells: `shape`, `volume`, per axis `areas` of left faces (0: closed), `relaxation` = largest div E / rho."
     def potential(self,
         rho: Tensor,  # charge density, shape of the mesh
     ) -> Tensor:  # same shape
@@ -38,7 +38,7 @@ class Mesh:
         r"$F=\frac12\int\rho\,\Phi$ (P7)."
         return self.mass(rho * self.potential(rho)) / 2
 
-# %% ../nbs/03_flow.ipynb #57d30698
+# %% ../nbs/03_flow.ipynb #9caa00e2
 class Torus(Mesh):
     "A periodic box of `n^m` cells; the kernel acts with all its images, by Fourier transform."
     def __init__(self,
@@ -47,14 +47,19 @@ class Torus(Mesh):
         length: float,  # side of the box, data units
         kernel: Plummer,  # needs a `spectrum`
     ):
-        h, self.axes = length / n, tuple(range(m))
+        if not hasattr(kernel, 'spectrum'):
+            raise ValueError(f'a box needs a kernel with a spectrum, got {kernel}')
+        positive(n=n, m=m, length=length)
+        h, self.axes, self.shape = length / n, tuple(range(m)), (n,) * m
         self.r = (torch.arange(n, dtype=torch.float64) + .5) * h - length / 2
-        self.volume, self.areas = torch.tensor(h**m).double(), [torch.tensor(h**(m - 1)).double()] * m
+        self.volume, face = torch.tensor([h**m, h**(m - 1)], dtype=torch.float64)
+        self.areas = [face] * m
         f = [2 * math.pi * torch.fft.fftfreq(n, h, dtype=torch.float64)] * (m - 1)
         f += [2 * math.pi * torch.fft.rfftfreq(n, h, dtype=torch.float64)]
         xi = torch.meshgrid(*f, indexing='ij')
         xi2 = sum(c**2 for c in xi)
         self.k_hat = kernel.spectrum(xi2.where(xi2 > 0, 1.), m) * (xi2 > 0)
+        self.relaxation = (self.k_hat * xi2).max().item()
         self.slopes = [-1j * c * torch.exp(-.5j * c * h) * self.k_hat for c in xi]
     def _back(self, waves, rho): return torch.fft.irfftn(waves, s=rho.shape, dim=self.axes)
     def potential(self, rho): return self._back(self.k_hat * torch.fft.rfftn(rho), rho)
@@ -68,7 +73,15 @@ def _angles(m, nodes=64):
     w = w * 4 * math.pi * (tau + .5)**3 * theta.sin()**(m - 2)
     return theta, w / w.sum()
 
-# %% ../nbs/03_flow.ipynb #6d420f2a
+# %% ../nbs/03_flow.ipynb #e650730f
+def _shells(edges, m):
+    "Three Gauss radii in each shell `(3n, 1)`, and the volumes they stand for `(n, 3)`."
+    g, w = (torch.from_numpy(v) / 2 for v in np.polynomial.legendre.leggauss(3))
+    s = (edges[1:, None] + edges[:-1, None]) / 2 + edges.diff()[:, None] * g
+    part, volume = w * s**(m - 1), sphere_area(m) / m * (edges**m).diff()
+    return s.view(-1, 1), part * (volume / part.sum(1))[:, None]
+
+# %% ../nbs/03_flow.ipynb #bb7ea76d
 class Ball(Mesh):
     "Shells of a closed ball for densities of the radius alone, `(n,)`; m >= 2."
     def __init__(self,
@@ -77,19 +90,23 @@ class Ball(Mesh):
         radius: float,  # of the ball, data units
         kernel: Kernel,  # finite at 0
     ):
-        edges, area = radius * torch.linspace(0, 1, n + 1, dtype=torch.float64)**2, sphere_area(m)
-        self.r, widths = (edges[1:] + edges[:-1]) / 2, edges.diff()
-        self.volume = area / m * (edges**m).diff()
-        self.areas = [torch.where(edges[:-1] > 0, area * edges[:-1]**(m - 1), 0.)]
-        g, w = (torch.from_numpy(v) / 2 for v in np.polynomial.legendre.leggauss(3))
-        s = (self.r[:, None] + widths[:, None] * g).flatten()[:, None]  # three radii a shell
-        mass_s, (theta, mean) = (widths[:, None] * w).flatten() * area * s[:, 0]**(m - 1), _angles(m)
+        positive(n=n, radius=radius)
+        if m < 2 or not kernel.of_r2(torch.zeros(()).double()).isfinite():
+            raise ValueError(f'a ball needs m of at least 2 and a kernel finite at 0, got m={m} and {kernel}')
+        self.shape = (n,)
+        edges = radius * torch.linspace(0, 1, n + 1, dtype=torch.float64)**2
+        self.r, (s, volume_s), (theta, mean) = (edges[1:] + edges[:-1]) / 2, _shells(edges, m), _angles(m)
+        self.volume = volume_s.sum(1)
+        self.areas = [torch.where(edges[:-1] > 0, sphere_area(m) * edges[:-1]**(m - 1), 0.)]
         def act(r, f):
             f_s = f(r, (r - s)**2 + 2 * r * s * (1 - theta.cos())) @ mean  # (3n, angles) @ (angles,) -> (3n,)
-            return (f_s * mass_s).view(n, 3).sum(1)
+            return (f_s.view(n, 3) * volume_s).sum(1)
         self.to_potential = torch.stack([act(r, lambda r, r2: kernel.of_r2(r2)) for r in self.r])
         pull = lambda r, r2: -2 * kernel.slope(r2) * (r - s * theta.cos())
         self.to_field = torch.stack([act(r, pull) for r in edges[:-1]])
+        through = self.areas[0][:, None] * self.to_field
+        divergence = (through.roll(-1, 0) - through) / self.volume[:, None]
+        self.relaxation = torch.linalg.eigvals(divergence).abs().max().item()
     def potential(self, rho): return self.to_potential @ rho
     def field(self, rho): return [self.to_field @ rho]
 
@@ -117,38 +134,47 @@ def _rate(mesh, u, velocity):
         total += flow - flow.roll(-1, axis)
     return total / mesh.volume
 
-# %% ../nbs/03_flow.ipynb #de7ead8c
-def _step_limit(mesh, velocity):
-    "Two fifths of the time in which some cell's volume passes its faces."
+# %% ../nbs/03_flow.ipynb #3aa225f3
+def _passing(mesh, velocity):
+    "The largest number of its own volumes that passes a cell's faces in a unit of time."
     through = [area * v.abs() for area, v in zip(mesh.areas, velocity)]
-    passing = sum(f + f.roll(-1, axis) for axis, f in enumerate(through)) / mesh.volume
-    return .4 / passing.max().item()
+    return (sum(f + f.roll(-1, axis) for axis, f in enumerate(through)) / mesh.volume).max().item()
 
-# %% ../nbs/03_flow.ipynb #539ffee4
+# %% ../nbs/03_flow.ipynb #dcaa81b5
+def _step(mesh, u, velocity, most):
+    "One Heun step: u after it, and its length, at most `most`."
+    v = velocity(u)
+    h = min(most, 1 / max(_passing(mesh, v) / .4, mesh.relaxation * u.abs().max().item(), 1e-300))
+    while True:
+        half = u + h * _rate(mesh, u, v)
+        v_half = velocity(half)
+        if h * _passing(mesh, v_half) <= 2 / 3: return (u + half + h * _rate(mesh, half, v_half)) / 2, h
+        h /= 2
+
+# %% ../nbs/03_flow.ipynb #cd223826
 def evolve(
     mesh: Mesh,  # cells and kernel
     u: Tensor,  # what moves at time 0: `rho`, or `p_x` if `p_y` is given; shape of the mesh
     times: list,  # increasing, above 0; unit: length^(d+2) / charge
     p_y: Tensor | None = None,  # fixed data density: the real flow of p_x; None: P2, all charge moves
 ) -> list[Tensor]:  # u at each of the times
-    "Continuity equation by finite volumes. Raises ValueError for times that do not increase or other shapes."
-    if any(b <= a for a, b in zip([0, *times], times)):
+    "Continuity equation by finite volumes. Raises ValueError for unfit times or densities."
+    if not all(a < b < math.inf for a, b in zip([0, *times], times)):
         raise ValueError(f'times must increase from 0, got {times}')
-    if u.shape != mesh.field(u)[0].shape or (p_y is not None and (u.shape != p_y.shape or u.min() < 0)):
-        raise ValueError(f'got u {tuple(u.shape)}, p_y {p_y if p_y is None else tuple(p_y.shape)}, '
-                         'expected the shape of the mesh and p_x >= 0')
+    for name, p in (('u', u), ('p_y', u if p_y is None else p_y)):
+        if tuple(p.shape) != mesh.shape or not p.isfinite().all():
+            raise ValueError(f'{name} must be finite and of shape {mesh.shape}, got {tuple(p.shape)}')
+    if p_y is not None and u.min() < 0: raise ValueError(f'expected p_x >= 0, got {u.min():g}')
     velocity = lambda u: mesh.field(u) if p_y is None else mesh.field(u - p_y)  # E, or -E = +grad Phi
     t, seen = 0., []
     for end in times:
         while t < end:
-            v = velocity(u)
-            h = min(_step_limit(mesh, v), end - t)
-            half = u + h * _rate(mesh, u, v)
-            u, t = (u + half + h * _rate(mesh, half, velocity(half))) / 2, t + h
+            u, h = _step(mesh, u, velocity, end - t)
+            t += h
         seen.append(u)
     return seen
 
-# %% ../nbs/03_flow.ipynb #e8bde45a
+# %% ../nbs/03_flow.ipynb #c93f8d33
 def particles(
     x: Tensor,  # generated samples at the start, `(n_x, m)`
     y: Tensor,  # real samples, fixed, `(n_y, m)`
@@ -158,6 +184,8 @@ def particles(
     reach: float = math.inf,  # longest displacement of a sample in one step, data units
 ) -> Tensor:  # `(n_x, m)`, the samples after `steps`
     r"Samples that follow $\dot x=+\nabla\hat\Phi(x)$, all at once. Raises ValueError on bad sets."
+    positive(dt=dt)
+    if not reach > 0: raise ValueError(f'reach must be above 0, got {reach}')
     for _ in range(steps):
         v = force(x, x, y, kernel)
         x = x + v * (reach / v.norm(dim=1, keepdim=True)).clamp(max=dt)

@@ -14,14 +14,14 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-# %% ../nbs/01_kernels.ipynb #897a366e
+# %% ../nbs/01_kernels.ipynb #75277f80
 def squared_distances(
     a: Tensor,  # points, `(n_a, m)`, data units
     b: Tensor,  # points, `(n_b, m)`, data units
     columns: int = 512,  # coordinates taken at a time; changes memory, not the result
 ) -> Tensor:  # float64 `(n_a, n_b)`, never negative
     "All squared distances by float64 matrix products about the common centre; peak memory is the result's."
-    r2_ij = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device)
+    r2_ij, size = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device), 0.
     for p, q in zip(a.split(columns, 1), b.split(columns, 1)):
         centre = q.detach().mean(0)
         q = q.double() - centre
@@ -29,7 +29,8 @@ def squared_distances(
         p2, q2 = ((s * s).sum(1) for s in (p, q))
         r2_ij.addmm_(p, q.T, alpha=-2)  # (n_a,m) @ (m,n_b) -> (n_a,n_b)
         r2_ij.add_(p2[:, None]).add_(q2)
-    return r2_ij.clamp_(min=0)
+        size = size + p2.detach().max() + q2.detach().max()
+    return r2_ij.masked_fill_(r2_ij.detach() < 2**-48 * size, 0)
 
 # %% ../nbs/01_kernels.ipynb #884ea97c
 class Kernel:
