@@ -14,9 +14,9 @@ from torch import Tensor
 from .kernels import Kernel, Plummer, positive, sphere_area
 from .potential import force
 
-# %% ../nbs/03_flow.ipynb #b93833b6
+# %% ../nbs/03_flow.ipynb #90c73996
 class Mesh:
-    "Cells: `shape`, `volume`, per axis `areas` of left faces (0: closed), `relaxation` = largest div E / rho."
+    "Cells: `shape`, `volume`, `areas` of left faces per axis (0: shut), `relaxation` = largest div E / rho."
     def potential(self,
         rho: Tensor,  # charge density, shape of the mesh
     ) -> Tensor:  # same shape
