@@ -92,7 +92,13 @@ def _update(net, opt, lr, loss, retain_graph=False):
     for group in opt.param_groups: group['lr'] = lr
     return opt.step
 
-# %% ../nbs/14_algorithm.ipynb #e6962c25
+# %% ../nbs/14_algorithm.ipynb #bf7a9f3f
+def _forward(net, a, e):
+    "A pass in the run's precision; what comes out is float32."
+    with torch.autocast(a.device.type, torch.bfloat16, enabled=e.precision == 'bfloat16'):
+        return net(a).float()
+
+# %% ../nbs/14_algorithm.ipynb #538dc798
 def train_step(
     s: State,  # changed in place
     e: Experiment,  # the run's settings
@@ -101,13 +107,13 @@ def train_step(
     "Algorithm 1: one update of D and one of G from the same minibatch."
     factor, eps = rates(e, s.step, s.schedule['drops'])
     loss = CoulombLoss(e.d, eps, e.self_charge, e.smoothing)
-    x = s.g(torch.randn(len(y), e.latent, generator=s.gen, device=y.device))
+    x = _forward(s.g, torch.randn(len(y), e.latent, generator=s.gen, device=y.device), e)
     a_x, a_y, phi_x, phi_y = loss.targets(x, y, s.gen)
-    d_x = s.d(a_x).squeeze(1)
-    loss_d = loss.discriminator(d_x, phi_x, s.d(a_y).squeeze(1), phi_y)
+    d_x = _forward(s.d, a_x, e).squeeze(1)
+    loss_d = loss.discriminator(d_x, phi_x, _forward(s.d, a_y, e).squeeze(1), phi_y)
     step_d = _update(s.d, s.opt_d, e.lr_d * factor, loss_d, retain_graph=True)
     if e.alternating: step_d()
-    if e.alternating or e.smoothing: d_x = s.d(x).squeeze(1)
+    if e.alternating or e.smoothing: d_x = _forward(s.d, x, e).squeeze(1)
     loss_g = loss.generator(d_x)
     step_g = _update(s.g, s.opt_g, e.lr_g * factor, loss_g)
     if not e.alternating: step_d()

@@ -48,21 +48,23 @@ class OptimiserOptions:
     patience: int = 10  # evaluations without a better energy that make a plateau
     ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
 
-# %% ../nbs/08_experiment.ipynb #d6619212
+# %% ../nbs/08_experiment.ipynb #06fa1f42
 @dataclass(frozen=True)
 class RecordOptions:
-    "Seed, device and cadence."
+    "Seed, precision, device and cadence."
     seed: int = 0  # of weights, batches and latent vectors
+    precision: str = 'float32'  # of the networks' products: 'float32' or 'bfloat16'; the field is float32
     device: str = 'cpu'  # 'cpu', 'cuda' or 'cuda:1'; the field needs float64, which other kinds lack
     log_every: int = 100  # steps between lines of metrics.jsonl
     eval_every: int = 2000  # steps between evaluations; each leaves samples and a checkpoint
     eval_samples: int = 2000  # generated and (at most) training samples in the monitored energy
 
-# %% ../nbs/08_experiment.ipynb #d19e3b89
+# %% ../nbs/08_experiment.ipynb #6e3d3ed5
 RANGES = {'batch': (2, 1e9), 'eval_samples': (2, 1e9), 'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1),
           'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999), 'smoothing': (0, 1e12),
           'weight_decay': (0, 1e12), 'seed': (0, 2**31)}
-CHOICES = {'networks': ('mlp', 'dcgan'), 'decay': ('plateau', 'exponential', 'none')}
+CHOICES = {'networks': ('mlp', 'dcgan'), 'decay': ('plateau', 'exponential', 'none'),
+           'precision': ('float32', 'bfloat16')}
 
 # %% ../nbs/08_experiment.ipynb #d063f06c
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['monitor', 'save_samples', 'Interrupted', 'stop_signals', 'Run', 'fit', 'load_run', 'Experiment']
 
-# %% ../nbs/15_training.ipynb #5b985dab
+# %% ../nbs/15_training.ipynb #a32187e7
 import json
 import signal
 import sys
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from . import plots
 from .algorithm import State, plateau, rates, train_step
-from .data import load, to_float
+from .data import Samples, load, to_float
 from .experiment import Experiment
 from .kernels import Plummer
 from .networks import sample
@@ -97,14 +97,14 @@ def _check(s, failed, out):
     last = f'the last good one is {saved["schedule"]["step"]}.pt' if saved else 'there is no checkpoint'
     raise RunError(f'the loss is not finite at step {step}; {last}. Try smaller rates in another --out.')
 
-# %% ../nbs/15_training.ipynb #558fb28b
+# %% ../nbs/15_training.ipynb #106cf098
 def _train(s, e, stored, out, bar):
     start, shown = time.perf_counter() - s.schedule['seconds'], {}
-    real, failed = stored.to(e.device), torch.tensor(0, device=e.device)
+    real, failed = Samples(stored, e.device), torch.tensor(0, device=e.device)
     with stop_signals() as stop:
         while not s.schedule['finished']:
             index = torch.randint(len(real), (e.batch,), generator=s.gen, device=e.device)
-            loss_d, loss_g = train_step(s, e, to_float(real[index]))
+            loss_d, loss_g = train_step(s, e, real[index])
             failed = torch.where((failed > 0) | torch.isfinite(loss_d + loss_g), failed, s.step)
             look = s.step % e.eval_every == 0 or s.step >= e.steps
             if look or s.step % e.log_every == 0:

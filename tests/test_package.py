@@ -28,7 +28,7 @@ BARE = '''
 import importlib, importlib.abc, sys
 import fastcore, matplotlib.pyplot, numpy, torch, torchvision
 
-BLOCKED = {'click', 'tqdm', 'sklearn', 'scipy', 'torch_fidelity', 'papermill', 'nbconvert', 'nbformat', 'nbclient',
+BLOCKED = {'click', 'tqdm', 'lmdb', 'sklearn', 'scipy', 'torch_fidelity', 'papermill', 'nbconvert', 'nbformat', 'nbclient',
            'IPython', 'ipykernel', 'jupyterlab', 'nbdev', 'execnb', 'ghapi', 'hypothesis', 'pytest'}
 
 class Block(importlib.abc.MetaPathFinder):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from coulomb_gan import reproduce as reproduce_module
-from coulomb_gan.data import prepare
+from coulomb_gan.prepare import prepare
 from coulomb_gan.reproduce import experiment, render, reproduce
 from coulomb_gan.runs import RunError
 from coulomb_gan.training import fit

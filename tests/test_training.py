@@ -18,7 +18,7 @@ from PIL import Image
 
 from coulomb_gan import training
 from coulomb_gan.commands import main
-from coulomb_gan.data import prepare
+from coulomb_gan.prepare import prepare
 from coulomb_gan.experiment import Experiment
 from coulomb_gan.runs import RunError, load_checkpoint, newest_checkpoint, read_metrics, save_checkpoint
 from coulomb_gan.training import Interrupted, fit, load_run
@@ -87,6 +87,7 @@ CHANGES = {
     'lr_end': Change(.5, 'rates', dict(decay='exponential')),
     'patience': Change(3, 'rates', dict(decay='plateau', patience=1, eval_every=1, steps=24, lr_g=1e-9)),
     'ema': Change(.9, 'samples'),
+    'precision': Change('bfloat16', 'weights'),
     'seed': Change(1, 'weights'),
     'log_every': Change(4, 'lines'),
     'eval_every': Change(4, 'files'),

@@ -1,0 +1,115 @@
+"""One training step of the paper's image networks against a plain one written from the paper, in one process.
+
+    python benchmarks/step.py [--side 32|64] [--batch 128] [--device cpu|cuda] [--seconds 30]
+
+The plain step: eager float32, all pairwise differences, D once for its own loss and once more for G's, every
+gradient there is, Adam parameter by parameter. Each row gives milliseconds, how many times faster than the plain step,
+the share of the matrix throughput measured here in that row's precision, and the error of the first losses against a
+float64 plain step.
+"""
+import argparse
+import statistics
+import time
+from dataclasses import replace
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from coulomb_gan.algorithm import State, train_step
+from coulomb_gan.experiment import Experiment
+
+FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
+
+
+def plain_potential(a, x, y, e):
+    "Mean kernel to y minus mean kernel to x, through the difference of every pair, 32 rows at a time."
+    def mean_k(p, c): return ((((p[:, None] - c[None])**2).sum(-1) + e.eps**2)**(-e.d / 2)).mean(1)
+    return torch.cat([mean_k(p, y) - mean_k(p, x) for p in a.split(32)])
+
+
+def plain_step(s, e, y):
+    x = s.g(torch.randn(len(y), e.latent, generator=s.gen, device=y.device, dtype=torch.float32).to(y.dtype))
+    with torch.no_grad():
+        flat = x.flatten(1), y.flatten(1)
+        phi_x, phi_y = (plain_potential(c, *flat, e) for c in flat)
+    s.opt_d.zero_grad()
+    loss_d = ((s.d(x.detach()).squeeze(1) - phi_x)**2).mean() + ((s.d(y).squeeze(1) - phi_y)**2).mean()
+    loss_d.backward()
+    s.opt_g.zero_grad()
+    held = [p.grad.clone() for p in s.d.parameters()]
+    loss_g = -s.d(x).mean()
+    loss_g.backward()
+    for p, grad in zip(s.d.parameters(), held): p.grad = grad
+    s.opt_d.step()
+    s.opt_g.step()
+    return loss_d.detach(), loss_g.detach()
+
+
+def state(e, shape, form=torch.contiguous_format, dtype=torch.float32, plain=False):
+    s = State(e, shape)
+    for net in (s.g, s.d): net.to(dtype=dtype, memory_format=form)
+    if plain:
+        s.opt_g, s.opt_d = (torch.optim.Adam(net.parameters(), lr, (e.beta1, e.beta2), foreach=False)
+                            for net, lr in ((s.g, e.lr_g), (s.d, e.lr_d)))
+    return s
+
+
+def wait(device):
+    if device == 'cuda': torch.cuda.synchronize()
+
+
+def timed(call, device):
+    wait(device)
+    start = time.perf_counter()
+    call()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def throughput(device, dtype):
+    "Best of ten square matrix products, operations a second."
+    n = 8192 if device == 'cuda' else 2048
+    a, b = torch.randn(2, n, n, device=device).to(dtype)
+    return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(10))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--side', type=int, default=32)
+    parser.add_argument('--batch', type=int, default=128)
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--seconds', type=float, default=30., help='for all timings of one row')
+    o = parser.parse_args()
+    shape, gen = (3, o.side, o.side), torch.Generator().manual_seed(0)
+    e = Experiment(networks='dcgan', latent=16 if o.side == 32 else 32, width_g=1024, width_d=128, batch=o.batch,
+                   device=o.device)
+    y = (torch.rand(o.batch, *shape, generator=gen) * 2 - 1).to(o.device)
+
+    exact = torch.stack(plain_step(state(e, shape, dtype=torch.float64, plain=True), e, y.double()))
+    rows = {'plain': (state(e, shape, plain=True), plain_step, e, y)}
+    for precision in ('float32', 'bfloat16'):
+        for name, form in FORMATS.items():
+            own = replace(e, precision=precision)
+            rows[f'ours, {precision}, {name}'] = (state(own, shape, form), train_step, own, y.contiguous(memory_format=form))
+    errors, times = {}, {name: [] for name in rows}
+    for name, (s, step, own, real) in rows.items():  # the first step warms up
+        errors[name] = ((torch.stack(step(s, own, real)).double() - exact).abs() / exact.abs()).max().item()
+    end = time.perf_counter() + o.seconds * len(rows)
+    while time.perf_counter() < end or len(times['plain']) < 3:  # in turn, so that a slow minute hits all alike
+        for name, (s, step, own, real) in rows.items():
+            times[name].append(timed(lambda: step(s, own, real), o.device))
+
+    s, _, own, real = rows['ours, float32, contiguous']
+    with FlopCounterMode(display=False) as counter: train_step(s, own, real)
+    flops = counter.get_total_flops()
+    best = {dtype: throughput(o.device, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    print(f'{o.batch} images of {shape}, {o.device}, {torch.get_num_threads()} threads: {flops / 1e9:.0f} GFLOP a step; '
+          + ', '.join(f'{str(dtype)[6:]} products {v / 1e12:.2f} TFLOP/s' for dtype, v in best.items()))
+    print('\n| step | ms | times faster | of matrix throughput | error of first losses |\n|---|---|---|---|---|')
+    for name, t in times.items():
+        t, dtype = statistics.median(t), torch.bfloat16 if 'bfloat16' in name else torch.float32
+        share = f'{flops / t / best[dtype]:.0%}'
+        print(f"| {name} | {t * 1e3:.1f} | {statistics.median(times['plain']) / t:.2f} | {share} | {errors[name]:.1e} |")
+
+
+if __name__ == '__main__': main()
