@@ -5,18 +5,20 @@
 # %% auto #0
 __all__ = ['field_options', 'cli', 'list_experiments', 'show', 'train', 'reproduce_all', 'evaluate', 'prepare_images', 'main']
 
-# %% ../nbs/31_commands.ipynb #09711020
+# %% ../nbs/31_commands.ipynb #d31c2f37
 import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import click
+import torch
 from fastcore.docments import docments
 from . import __version__
-from .data import prepare
 from .experiment import CHOICES, Experiment
-from .reproduce import EXPERIMENTS, PREPARE, experiment, known, render, reproduce
+from .prepare import download as fetch, prepare, wanted
+from .reproduce import EXPERIMENTS, PREPARE, experiment, known, measure, render, reproduce
 from .runs import RunError
+from .spaces import inception, load_space, summary
 from .training import Interrupted, fit
 
 # %% ../nbs/31_commands.ipynb #c65720f0
@@ -94,33 +96,61 @@ def reproduce_all(
         page = reproduce(name, out / name, report and report / name, **_given(changes))
         click.echo(f'{name}: open {page}')
 
-# %% ../nbs/31_commands.ipynb #458f2f41
+# %% ../nbs/31_commands.ipynb #732332ef
+def _spaces(weights, features):
+    "The feature spaces that were asked for, on the GPU if there is one"
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    asked = [inception(weights or None, device)] if weights is not None else []
+    return asked + [load_space(features, device)] if features else asked
+
+# %% ../nbs/31_commands.ipynb #521734a6
 @cli.command()
 @click.argument('run', type=Path)
+@click.option('--inception', 'weights', metavar='PATH', is_flag=False, flag_value='',
+              help="weights for FID; without PATH, from torch's downloads")
+@click.option('--features', metavar='FILE.py:FUNCTION', help='makes a network to measure with')
+@click.option('--reference', type=Path, help='npz of published statistics [of the whole training set]')
+@click.option('--samples', type=click.IntRange(2), help='images to draw [50000]')
 def evaluate(
     run: Path,  # a run folder
+    weights: str | None,  # of Inception; empty: where torch keeps its downloads
+    features: str | None,  # 'FILE.py:FUNCTION'
+    **options,  # of `measure`
 ):
-    "Render the report of a run folder, trained here or elsewhere."
+    "Render the report of a run folder, trained here or elsewhere; measure it first if a network is given."
+    options, spaces = _given(options), _spaces(weights, features)
+    if options and not spaces: raise ValueError('--reference and --samples need --inception or --features')
+    for space in spaces: click.echo(summary(measure(run, space, **options)))
     click.echo(f'open {render(run)}')
 
-# %% ../nbs/31_commands.ipynb #77a3bd9e
+# %% ../nbs/31_commands.ipynb #72f532e9
 @cli.command('prepare')
 @click.argument('dataset')
-@click.argument('source', type=Path)
+@click.argument('source', type=Path, required=False)
 @click.option('--out', type=Path, help='folder of the array [data/DATASET]')
 @click.option('--size', type=click.IntRange(1), help="pixels a side [the data set's own]")
 @click.option('--crop', type=click.IntRange(1), help="side of the centred crop [the data set's own]")
+@click.option('--upscale', is_flag=True, help='accept pictures smaller than --size')
+@click.option('--held-out-folder', help="top folder of SOURCE to hold out [the set's own, or a tenth]")
+@click.option('--workers', type=click.IntRange(0), help='threads that decode; 0 for none [one a core]')
+@click.option('--max-bad', type=click.FloatRange(0, 1), default=.1, show_default=True, help='share to skip')
+@click.option('--download', is_flag=True, help='let torchvision fetch it into SOURCE [data/downloads]')
 def prepare_images(
     dataset: str,  # one of PREPARE
-    source: Path,  # folder tree of images
+    source: Path | None,  # folder tree, zip, LMDB or CIFAR-10
     out: Path | None,  # folder of the array
     size: int | None,  # pixels a side
     crop: int | None,  # side of the centred crop
+    download: bool,  # whether torchvision fetches it
+    **options,  # of `prepare`
 ):
-    "Turn the images under SOURCE into the array that DATASET trains on."
+    "Turn the images of SOURCE into the array that DATASET trains on."
     usual_size, usual_crop = PREPARE[known(dataset, PREPARE)]
-    done = prepare(source, out or Path('data', dataset), size or usual_size, crop or usual_crop)
-    click.echo(f'{done["count"]} images of {done["size"]} pixels, {len(done["skipped"])} files skipped')
+    if download: source = fetch(dataset, source or Path('data', 'downloads'))
+    if not source: raise ValueError(wanted(dataset))
+    done = prepare(source, out or Path('data', dataset), size or usual_size, crop or usual_crop, **options)
+    click.echo(f'{done["count"]} images of {done["size"]} pixels, {done["held_out"]} of them held out, '
+               f'{len(done["skipped"])} files skipped')
 
 # %% ../nbs/31_commands.ipynb #1b273df8
 def main(

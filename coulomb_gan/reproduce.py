@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EXPERIMENTS', 'PREPARE', 'known', 'experiment', 'table', 'settings', 'add_result', 'notebook', 'to_html', 'render',
-           'reproduce']
+           'reproduce', 'measure']
 
-# %% ../nbs/30_reproduce.ipynb #d14a5247
+# %% ../nbs/30_reproduce.ipynb #ca8a0af1
 import json
 import os
 import re
@@ -16,7 +16,10 @@ from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
+from . import spaces
+from .data import load
 from .experiment import Experiment
+from .fidelity import load_statistics
 from .runs import RunError, write_json, writing
 from .training import Run, fit, load_run
 
@@ -113,6 +116,12 @@ def to_html(
     page.write_text(re.sub(r'<script\b.*?</script>', '', body, flags=re.S), encoding='utf-8')
     return page
 
+# %% ../nbs/30_reproduce.ipynb #dfb841e2
+def _finished(out, device='cpu'):
+    run = load_run(out, device)
+    if not (run.out / 'result.json').exists(): raise RunError(f'{out} is not finished; continue it first')
+    return run
+
 # %% ../nbs/30_reproduce.ipynb #9f6e80e2
 def _anonymous(nb, out):
     "Without papermill's bookkeeping, the run folder called `.`"
@@ -122,7 +131,7 @@ def _anonymous(nb, out):
         if 'injected-parameters' in cell.metadata.get('tags', ()): cell.source = cell.source.replace(out, '.')
     return nb
 
-# %% ../nbs/30_reproduce.ipynb #6406af53
+# %% ../nbs/30_reproduce.ipynb #d4e6dba3
 def render(
     out: Path,  # a run folder
     **parameters,  # more of the notebook's parameters
@@ -130,8 +139,7 @@ def render(
     "Executes the experiment's notebook on a run folder. Raises RunError naming the cell that failed."
     import nbformat
     import papermill
-    run, report = load_run(out), Path(out) / 'report.ipynb'
-    if not (run.out / 'result.json').exists(): raise RunError(f'{out} is not finished; continue it first')
+    run, report = _finished(out), Path(out) / 'report.ipynb'
     backend = os.environ.pop('MPLBACKEND', None)  # the kernel would inherit it and draw into no notebook
     try:
         nb = papermill.execute_notebook(
@@ -161,3 +169,32 @@ def reproduce(
         Path(report).mkdir(parents=True, exist_ok=True)
         for file in ('report.ipynb', 'report.html', 'result.json'): shutil.copy(Path(out) / file, report)
     return Path(report) / page.name
+
+# %% ../nbs/30_reproduce.ipynb #a03c8b99
+def _digest(data):  # from the manifest of a prepared folder, if there is one
+    manifest = Path(data, 'manifest.json')
+    return json.loads(manifest.read_text()).get('digest', '')[:16] if manifest.exists() else ''
+
+# %% ../nbs/30_reproduce.ipynb #7e7bf073
+def measure(
+    out: Path,  # a finished run on images
+    space: spaces.Space,  # the network that looks, and where to compute
+    reference: Path | None = None,  # npz of published statistics; None: of the whole training set
+    samples: int = 50_000,  # generated images; the paper's FID takes 50,000
+    cache: Path = Path('data/statistics'),  # folder of the training sets' statistics
+    progress: bool = True,  # show bars
+) -> dict:  # from `spaces.evaluate`, with the name of the reference
+    "Measures a run in a space and adds the numbers to `result.json`. Raises ValueError for too few images."
+    run = _finished(out, space.device)
+    e, real = run.experiment, load(run.experiment.data)
+    if not real.is_images: raise ValueError(f'{e.data} holds points; a feature space is for images')
+    k, n, size = next(spaces.features(space, real.train[:16])).shape[1], len(real.train), 8 * e.batch
+    if samples <= k or not reference and n <= k:
+        raise ValueError(f'{space.name}: {samples:,} samples and {n:,} real images; expected more than {k:,}')
+    if reference: y = load_statistics(reference)
+    else: y = spaces.reference(space, real.train, cache, _digest(e.data), progress=progress)
+    if len(y.mu) != k: raise ValueError(f'{reference}: got {len(y.mu)} features, {space.name} has {k:,}')
+    x = (run.sample(min(size, samples - i), seed=2 + i) for i in range(0, samples, size))
+    found = spaces.evaluate(space, x, y, progress) | dict(reference=Path(reference or e.data).name)
+    add_result(run, fidelity=add_result(run).get('fidelity', {}) | {space.name: found})
+    return found

@@ -1,14 +1,23 @@
 """The command line in-process: what is wrong is one line, what is right shows in the output."""
-from dataclasses import asdict, fields
+import json
+import shutil
+from dataclasses import asdict, fields, replace
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from coulomb_gan import __version__
+from coulomb_gan import __version__, commands
 from coulomb_gan.commands import cli, main
-from coulomb_gan.data import prepared
+from coulomb_gan.data import digits, prepared
 from coulomb_gan.experiment import Experiment
-from coulomb_gan.reproduce import EXPERIMENTS
+from coulomb_gan.fidelity import Statistics, load_statistics, save_statistics, statistics
+from coulomb_gan.prepare import prepare
+from coulomb_gan.reproduce import EXPERIMENTS, measure
+from coulomb_gan.runs import RunError
+from coulomb_gan.spaces import Space, evaluate
+from coulomb_gan.training import fit, load_run
 
 FIELDS = [f.name for f in fields(Experiment)]
 TINY = '--steps 20 --batch 16 --width-g 16 --width-d 16 --depth-g 1 --depth-d 1 --eval-samples 50 --eval-every 20'
@@ -48,8 +57,8 @@ def test_show_prints_resolved_fields(name, run):
     assert out.splitlines() == [f'{k} = {v}' for k, v in asdict(EXPERIMENTS[name]).items()]
 
 
-CHANGED = {'data': 'elsewhere', 'networks': 'dcgan', 'decay': 'none', 'device': 'cuda', 'self_charge': False,
-           'alternating': True} | dict.fromkeys(['eps_end', 'lr_end', 'lr_g', 'lr_d', 'beta1', 'beta2', 'ema'], .375)
+CHANGED = {'data': 'elsewhere', 'networks': 'dcgan', 'decay': 'none', 'precision': 'bfloat16', 'device': 'cuda',
+           'self_charge': False, 'alternating': True} | dict.fromkeys(['eps_end', 'lr_end', 'lr_g', 'lr_d', 'beta1', 'beta2', 'ema'], .375)
 
 
 @pytest.mark.parametrize('name', FIELDS)
@@ -86,6 +95,158 @@ def test_train_leaves_a_run_and_says_what_next(run, tmp_path):
     code, out, _ = run(f'train digits {TINY}')
     assert code == 0 and 'coulomb-gan evaluate runs/digits' in out
     assert (tmp_path / 'runs' / 'digits' / 'result.json').exists()
+
+
+# --- in another network's eyes ------------------------------------------------------------------------------------
+
+NETWORKS = """
+from torch import float32, manual_seed, nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        manual_seed(0)
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Tanh())
+    def forward(self, images): return self.layers(images.to(float32) / 255)
+
+def other(): return lambda images: images.flatten(1).float()[:, 20:24]
+"""
+SMALL = dict(steps=20, batch=16, width_g=16, width_d=16, depth_g=1, depth_d=1, eval_samples=50, eval_every=20)
+SEEN = 'evaluate digits --features nets.py:Net'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    "A run on digits, one on points, one that was stopped; a file with networks and made-up published statistics"
+    place = tmp_path_factory.mktemp('trained')
+    for name in ('digits', 'mixture'): fit(replace(Experiment(data=name), **SMALL), place / name, progress=False)
+    shutil.copytree(place / 'digits', place / 'stopped')
+    (place / 'stopped' / 'result.json').unlink()
+    (place / 'nets.py').write_text(NETWORKS)
+    save_statistics(place / 'published.npz', Statistics(torch.zeros(6), torch.eye(6)))
+    (place / 'junk.npz').write_text('text')
+    return place
+
+
+@pytest.fixture
+def see(run, trained, tmp_path, monkeypatch):
+    "As `run`, in a copy of `trained`; in place of the page a note of what `result.json` held when it was asked for"
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    rendered = []
+    def render(out):
+        rendered.append(json.loads((out / 'result.json').read_text()))
+        return out / 'report.html'
+    monkeypatch.setattr(commands, 'render', render)
+    return lambda line: (*run(line), rendered)
+
+
+def test_evaluate_measures_then_renders(see):
+    code, out, _, rendered = see(f'{SEEN} --samples 200')
+    assert code == 0 and len(rendered) == 1
+    assert '200 samples against 1,347 real images in nets-Net' in out.splitlines()[0]
+    assert out.splitlines()[1:] == ['open digits/report.html']
+    found = rendered[0]['fidelity']['nets-Net']
+    assert (found['n'], found['n_reference'], found['reference']) == (200, 1347, 'digits')
+    assert {'frechet', 'floor', 'kid', 'precision', 'recall'} <= found.keys() and 'fid' not in found
+    assert rendered[0]['steps'] == 20
+
+
+def test_the_number_is_that_of_samples_drawn_in_order(see, trained):
+    "Against features, statistics and the documented seeds written out; batches of 8 x 16, so seeds 2 and 2 + 128"
+    see(f'{SEEN} --samples 200')
+    result = json.loads(Path('digits/result.json').read_text())['fidelity']['nets-Net']
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 6)
+    net = lambda images: layer(images.flatten(1).float() / 255).tanh()
+    r = load_run(Path('digits'))
+    x = torch.cat([r.sample(128, seed=2), r.sample(72, seed=130)])
+    train = digits().train
+    with torch.no_grad(): y = statistics(net(train), 10_000)
+    # float32 features in other batches: rounding of 1e-6 in features near 0.1
+    assert evaluate(Space('same', net), x, y)['frechet'] == pytest.approx(result['frechet'], rel=1e-4)
+
+
+def test_spaces_stand_side_by_side_and_references_are_kept(see):
+    see(f'{SEEN} --samples 100')
+    kept = list(Path('data/statistics').iterdir())
+    assert [p.name.rpartition('-')[0] for p in kept] == ['nets-Net']
+    before = kept[0].stat().st_mtime_ns
+    assert see('evaluate digits --features nets.py:other --samples 90')[0] == 0
+    *_, rendered = see(f'{SEEN} --samples 80')
+    assert kept[0].stat().st_mtime_ns == before
+    assert {k: v['n'] for k, v in rendered[-1]['fidelity'].items()} == {'nets-Net': 80, 'nets-other': 90}
+
+
+def test_published_reference(see):
+    code, out, _, rendered = see(f'{SEEN} --reference published.npz --samples 80')
+    found = rendered[0]['fidelity']['nets-Net']
+    assert code == 0 and 'against an untold number' in out
+    assert (found['reference'], found['n_reference'], 'kid' in found) == ('published.npz', None, False)
+    assert not Path('data').exists()
+
+
+def test_without_a_network_nothing_is_measured(see):
+    code, out, err, rendered = see('evaluate digits')
+    assert (code, out, err) == (0, 'open digits/report.html\n', [])
+    assert 'fidelity' not in rendered[0]
+
+
+def test_prepared_set_is_known_by_its_manifest(trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('pictures').mkdir()
+    for i in range(60): Image.new('RGB', (8, 8), (4 * i, 100, 2 * i)).save(f'pictures/{i}.png')
+    prepare(Path('pictures'), Path('data/folder'), 8, workers=1)
+    digest = json.loads(Path('data/folder/manifest.json').read_text())['digest']
+    fit(replace(Experiment(data='data/folder'), **SMALL), Path('run'), progress=False)
+    space = Space('corner', lambda images: images[:, :, 0, 0].float())
+    found = measure(Path('run'), space, samples=40, progress=False)
+    assert [p.name for p in Path('data/statistics').iterdir()] == [f'corner-{digest[:16]}.npz']
+    assert found['n_reference'] == load_statistics(Path(f'data/statistics/corner-{digest[:16]}.npz')).n == 54
+
+
+UNSEEN = {
+    'evaluate digits --samples 100': 'need --inception or --features',
+    'evaluate digits --reference published.npz': 'need --inception or --features',
+    'evaluate digits --inception': 'FID needs',
+    'evaluate digits --inception nothing.pth': 'nothing.pth does not exist. FID needs',
+    'evaluate digits --inception published.npz': 'holds no weights',
+    'evaluate digits --features nets.py': 'FILE.py:FUNCTION',
+    'evaluate digits --features none.py:Net': 'FILE.py:FUNCTION',
+    'evaluate digits --features nets.py:Nett': "no function 'Nett'",
+    f'{SEEN} --samples 6': 'nets-Net: 6 samples and 1,347 real images; expected more than 6',
+    f'{SEEN} --samples 1': '--samples',
+    f'{SEEN} --samples many': '--samples',
+    f'{SEEN} --reference junk.npz': 'junk.npz: expected an npz',
+    f'{SEEN} --reference nothing.npz': 'nothing.npz: expected an npz',
+    'evaluate digits --features nets.py:other --reference published.npz': 'got 6 features, nets-other has 4',
+    'evaluate mixture --features nets.py:Net': 'points',
+    'evaluate stopped --features nets.py:Net': 'not finished',
+    'evaluate nothing --features nets.py:Net': 'holds no run',
+}
+
+
+@pytest.mark.parametrize('line', UNSEEN)
+def test_what_cannot_be_measured_is_one_line(line, see, monkeypatch):
+    "And it leaves the results alone, and renders nothing"
+    monkeypatch.setenv('TORCH_HOME', 'empty')
+    before = Path('digits/result.json').read_text()
+    code, out, err, rendered = see(line)
+    assert code in (1, 2) and (out, rendered) == ('', [])
+    assert len(err) == 1 and err[0].startswith('coulomb-gan: ') and UNSEEN[line] in err[0]
+    assert Path('digits/result.json').read_text() == before
+
+
+def test_too_few_is_told_before_anything_is_drawn(trained, monkeypatch):
+    "Only the sixteen images that tell the number of features are shown to the network"
+    monkeypatch.chdir(trained)
+    shown = []
+    def net(images):
+        shown.append(len(images))
+        return images.flatten(1).float()
+    for few in (dict(samples=64), dict(reference=Path('published.npz'))):
+        with pytest.raises(ValueError): measure(trained / 'digits', Space('pixels', net), **few)
+    assert shown == [16, 16]
+    with pytest.raises(RunError, match='not finished'): measure(trained / 'stopped', Space('pixels', net))
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------
