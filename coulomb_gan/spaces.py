@@ -78,7 +78,7 @@ def _weights(path):
     raise ValueError(f'{path} does not exist. FID needs {file} (96 MB) from {url}: '
                      f'put it into {cache}, or give its path with --inception')
 
-# %% ../nbs/20b_spaces.ipynb #e2c6b381
+# %% ../nbs/20b_spaces.ipynb #2dd386f0
 def inception(
     path: Path | None = None,  # the weights; None: where torch keeps its downloads
     device: str = 'cpu',  # where to compute
@@ -89,7 +89,7 @@ def inception(
     try:  # a file that is not the known one is first read as plain tensors: torch-fidelity would run its code
         if digest != FID_WEIGHTS: torch.load(path, 'cpu', weights_only=True)
         net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048'], path).to(device)
-    except (UnpicklingError, RuntimeError, TypeError, AttributeError, EOFError) as e:
+    except (UnpicklingError, RuntimeError, TypeError, AttributeError, EOFError, IndexError) as e:
         raise ValueError(f'{path} holds no weights of the Inception network of torch-fidelity') from e
     def pooled(images): return net(images.expand(-1, 3, -1, -1))[0]
     if digest == FID_WEIGHTS: return Space('inception-v3-compat', pooled, device, net.fc.weight, fid=True)
