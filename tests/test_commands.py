@@ -23,17 +23,6 @@ FIELDS = [f.name for f in fields(Experiment)]
 TINY = '--steps 20 --batch 16 --width-g 16 --width-d 16 --depth-g 1 --depth-d 1 --eval-samples 50 --eval-every 20'
 
 
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    "Runs a command line in an empty folder: exit code, output, lines on stderr"
-    monkeypatch.chdir(tmp_path)
-    def run(line):
-        with pytest.raises(SystemExit) as done: main(line.split())
-        out, err = capsys.readouterr()
-        return done.value.code, out, err.splitlines()
-    return run
-
-
 def flag(name): return '--' + name.replace('_', '-')
 
 

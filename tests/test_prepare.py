@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 
 from coulomb_gan import data as data_module
-from coulomb_gan.commands import main
 from coulomb_gan.data import Samples, prepared
 from coulomb_gan.experiment import Experiment
 from coulomb_gan.prepare import CHUNK, decode, prepare
@@ -46,14 +45,12 @@ def files(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for 
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    "Runs a command line in an empty folder: exit code, output, lines on stderr without the progress bar"
-    monkeypatch.chdir(tmp_path)
-    def run(line):
-        with pytest.raises(SystemExit) as done: main(line.split())
-        out, err = capsys.readouterr()
-        return done.value.code, out, [e for e in err.splitlines() if e.strip() and not e.lstrip().startswith('images:')]
-    return run
+def run(run):
+    "The shared `run`, without the progress bar on stderr"
+    def quiet(line):
+        code, out, err = run(line)
+        return code, out, [e for e in err if e.strip() and not e.lstrip().startswith('images:')]
+    return quiet
 
 
 # --- the four formats, from the command line ----------------------------------------------------------------------
