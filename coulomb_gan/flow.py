@@ -140,13 +140,14 @@ def _passing(mesh, velocity):
     through = [area * v.abs() for area, v in zip(mesh.areas, velocity)]
     return (sum(f + f.roll(-1, axis) for axis, f in enumerate(through)) / mesh.volume).max().item()
 
-# %% ../nbs/03_flow.ipynb #dcaa81b5
+# %% ../nbs/03_flow.ipynb #502da022
 def _step(mesh, u, velocity, most):
     "One Heun step: u after it, and its length, at most `most`."
     v = velocity(u)
     h = min(most, 1 / max(_passing(mesh, v) / .4, mesh.relaxation * u.abs().max().item(), 1e-300))
+    first = _rate(mesh, u, v)
     while True:
-        half = u + h * _rate(mesh, u, v)
+        half = u + h * first
         v_half = velocity(half)
         if h * _passing(mesh, v_half) <= 2 / 3: return (u + half + h * _rate(mesh, half, v_half)) / 2, h
         h /= 2
