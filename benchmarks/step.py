@@ -5,7 +5,7 @@
 The plain step: eager float32, library convolutions, all pairwise differences, D once for its own loss and once more for G's, every
 gradient there is, Adam parameter by parameter. Each row gives milliseconds, how many times faster than the plain step,
 the share of the matrix throughput measured here in that row's precision, and the error of the first losses against a
-float64 plain step.
+float64 plain step. The last line is the last convolution of D, forward and backward, by the library and by patches.
 """
 import argparse
 import statistics
@@ -78,6 +78,15 @@ def throughput(device, dtype):
     return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(10))
 
 
+def last_convolution(batch, device):
+    "Seconds of D's 4x4 convolution with all gradients: the library's, and as a product over patches."
+    conv = PatchConv2d(512, 1024, 5, 2, 2).to(device)
+    a = torch.randn(batch, 512, 4, 4, device=device, requires_grad=True)
+    def call(forward): torch.autograd.grad(forward(a).sum(), (a, *conv.parameters()))
+    forms = partial(nn.Conv2d.forward, conv), conv
+    return [min(timed(lambda: call(forward), device) for _ in range(5)) for forward in forms]
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--side', type=int, default=32)
@@ -115,6 +124,9 @@ def main():
         t, dtype = statistics.median(t), torch.bfloat16 if 'bfloat16' in name else torch.float32
         share = f'{flops / t / best[dtype]:.0%}'
         print(f"| {name} | {t * 1e3:.1f} | {statistics.median(times['plain']) / t:.2f} | {share} | {errors[name]:.1e} |")
+    library, patches = last_convolution(o.batch, o.device)
+    print(f'\nlast convolution of D: {library * 1e3:.0f} ms, by patches {patches * 1e3:.0f} ms, '
+          f'{library / patches:.1f} times faster')
 
 
 if __name__ == '__main__': main()
