@@ -16,7 +16,8 @@ from fastcore.docments import docments
 from . import __version__
 from .experiment import CHOICES, Experiment
 from .prepare import download as fetch, prepare, wanted
-from .reproduce import EXPERIMENTS, PREPARE, experiment, known, measure, render, reproduce
+from .presets import EXPERIMENTS, PREPARE, experiment, known
+from .reproduce import measure, render, reproduce
 from .runs import RunError
 from .spaces import inception, load_space, summary
 from .training import Interrupted, fit

@@ -31,11 +31,12 @@ def label_share(
     y: Tensor,  # real samples, `(n, m)`
     kernel: Kernel,  # finite at 0
     batch: int,  # minibatch of training, at least 2
+    self_charge: float = 1.,  # strength of the label
 ) -> float:  # 0 to about 1
     "Mean square of the self-charge label over that of D's target, both from minibatches of the given size."
     pairs = list(zip(*(c[:len(c) // batch * batch].split(batch) for c in (x, y))))
     read = lambda keep: torch.stack([torch.cat(potentials(*pair, kernel, keep)) for pair in pairs])
-    target, field = read(True), read(False)
+    target, field = read(self_charge), read(0.)
     return ((target - field).square().mean() / target.square().mean()).item()
 
 # %% ../nbs/04_equilibrium.ipynb #1746eee8
@@ -82,7 +83,7 @@ def gauge(
     kernel: Kernel,  # finite at 0
     batch: int,  # minibatch of training, which sets the label
     n: int = 4096,  # charges a side, and fresh points a side; half of `real` if that is less
-    self_charge: bool = True,  # whether D's targets keep k(c,c)
+    self_charge: float = 1.,  # strength of the label in D's targets
     seed: int = 0,  # of the choice among `real`
 ) -> Gauge:
     "Energy, D against Phi, |Phi| and label share at fresh points. Raises ValueError for unfit sizes."
@@ -96,6 +97,6 @@ def gauge(
     phi_g = torch.stack([potential(fresh, *group, kernel).double() for group in groups])  # (8, 2n)
     phi = phi_g.mean(0)
     noise = (phi_g - phi_g.mean(1, keepdim=True)).var(0).mean() / 8 / phi.var()
-    share = label_share(x, y, kernel, batch) if self_charge else 0.
+    share = label_share(x, y, kernel, batch, self_charge)
     return Gauge(n, *energy_interval(phi[:n], phi[n:]), *_line(d, phi), noise.item(),
                  phi.abs().max().item(), share)

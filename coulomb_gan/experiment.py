@@ -13,22 +13,26 @@ from dataclasses import dataclass, fields
 @dataclass(frozen=True)
 class ModelOptions:
     "Data and networks."
-    data: str = 'digits'  # 'digits', 'mixture', or the folder of prepared images
-    networks: str = 'mlp'  # 'mlp', or 'dcgan' (the paper's image pair)
+    data: str = 'digits'  # 'digits', 'mixture', 'mixture-narrow', 'text-builtin', or a prepared folder
+    networks: str = 'mlp'  # 'mlp', 'dcgan' (the paper's image pair) or 'text' (its character pair)
     latent: int = 32  # length of z ~ N(0,1); CelebA and LSUN 32, CIFAR-10 16
-    width_g: int = 256  # generator: hidden units; for dcgan channels at 4x4, paper 1024
-    width_d: int = 128  # discriminator: hidden units; for dcgan channels of its first layer, paper 128
-    depth_g: int = 3  # hidden layers of a perceptron generator
-    depth_d: int = 2  # hidden layers of a perceptron discriminator; A.5 has 2
+    width_g: int = 256  # generator: hidden units; channels: dcgan at 4x4, paper 1024; text, paper 512
+    width_d: int = 128  # discriminator: hidden units; channels: dcgan's first layer, paper 128; text 512
+    depth_g: int = 3  # generator: hidden layers of a perceptron; residual blocks for text, paper 5
+    depth_d: int = 2  # the same of the discriminator; A.5 has 2 hidden layers
+    activation_d: str = 'leaky_relu'  # after hidden layers of a perceptron D: 'leaky_relu' (0.2) or 'elu' (A.5)
 
 # %% ../nbs/08_experiment.ipynb #43e91eb8
 @dataclass(frozen=True)
 class FieldOptions:
-    "Kernel and objective; released behaviour by default."
+    "Kernel, charges and objective; released behaviour by default."
+    objective: str = 'coulomb'  # 'coulomb', 'direct' (the exact force, no D), 'non-saturating' or 'wgan-gp'
     d: float = 1.  # kernel exponent (P5); the paper's kernel 'of dimension 3'
     eps: float = 1.  # softening length (P5), data units; paper 1, mixture 3
     eps_end: float | None = None  # softening after the last step, decayed exponentially (A.5); None keeps eps
-    self_charge: bool = True  # keep k(c,c) in the targets, as released
+    self_charge: float = 1.  # strength of the label in the targets: 1 keeps k(c,c), as released; 0 drops it
+    charges: int = 0  # real charges a step beside the minibatch, drawn anew; released 0
+    memory: int = 0  # generated charges remembered, memory / batch steps old at most; released 0
     smoothing: float = 0.  # width of the noise on evaluation points, data units; paper eps, released 0
     alternating: bool = False  # update D first, then G through the new D; Algorithm 1: both at once
 
@@ -43,9 +47,9 @@ class OptimiserOptions:
     beta1: float = .9  # Adam's decay of the mean gradient, released
     beta2: float = .999  # Adam's decay of the squared gradient, released
     weight_decay: float = 1e-7  # s in s |w|^2 / 2, paper
-    decay: str = 'plateau'  # 'plateau' (paper), 'exponential' (A.5) or 'none'
+    decay: str = 'plateau'  # 'plateau' (paper), 'exponential' (A.5), 'cosine' or 'none'
     lr_end: float = .1  # factor on the rates: at each plateau, or reached at the last step
-    patience: int = 10  # evaluations without a better energy that make a plateau
+    patience: int = 10  # evaluations without a better distance, or energy if none is named, that make a plateau
     ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
 
 # %% ../nbs/08_experiment.ipynb #06fa1f42
@@ -56,15 +60,18 @@ class RecordOptions:
     precision: str = 'float32'  # of the networks' products: 'float32' or 'bfloat16'; the field is float32
     device: str = 'cpu'  # 'cpu', 'cuda' or 'cuda:1'; the field needs float64, which other kinds lack
     log_every: int = 100  # steps between lines of metrics.jsonl
+    distance: str = ''  # watched beside the energy: 'digits', 'inception', weights .pth, FILE.py:NAME, 'ngrams'
     eval_every: int = 2000  # steps between evaluations; each leaves samples and a checkpoint
     eval_samples: int = 2000  # generated and (at most) training samples in the monitored energy
 
 # %% ../nbs/08_experiment.ipynb #6e3d3ed5
 RANGES = {'batch': (2, 1e9), 'eval_samples': (2, 1e9), 'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1),
           'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999), 'smoothing': (0, 1e12),
-          'weight_decay': (0, 1e12), 'seed': (0, 2**31)}
-CHOICES = {'networks': ('mlp', 'dcgan'), 'decay': ('plateau', 'exponential', 'none'),
-           'precision': ('float32', 'bfloat16')}
+          'weight_decay': (0, 1e12), 'seed': (0, 2**31), 'self_charge': (0, 1e12), 'charges': (0, 1e9),
+          'memory': (0, 1e9)}
+CHOICES = {'networks': ('mlp', 'dcgan', 'text'), 'activation_d': ('leaky_relu', 'elu'),
+           'objective': ('coulomb', 'direct', 'non-saturating', 'wgan-gp'),
+           'decay': ('plateau', 'exponential', 'cosine', 'none'), 'precision': ('float32', 'bfloat16')}
 
 # %% ../nbs/08_experiment.ipynb #d063f06c
 @dataclass(frozen=True)
@@ -85,3 +92,5 @@ class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
                 raise ValueError(f'{name} must lie in [{low:g}, {high:g}], got {value!r}')
         if not re.fullmatch(r'cpu|cuda(:\d+)?', self.device):
             raise ValueError(f"device must be such as 'cpu', 'cuda' or 'cuda:1', got {self.device!r}")
+        if self.memory % self.batch:
+            raise ValueError(f'memory must be a multiple of batch, got {self.memory} and {self.batch}')

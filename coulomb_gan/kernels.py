@@ -14,13 +14,22 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
+# %% ../nbs/01_kernels.ipynb #eb43d04a
+def _by_differences(a, b):
+    first, *rest = (p[:, None] - q for p, q in zip(a.unbind(1), b.unbind(1)))
+    r2_ij = first.square_()
+    for difference in rest: r2_ij.addcmul_(difference, difference)
+    if not r2_ij.requires_grad: return r2_ij
+    return r2_ij.masked_fill(r2_ij.detach() == 0, 0)  # no gradient there, whatever the kernel's slope
+
 # %% ../nbs/01_kernels.ipynb #75277f80
 def squared_distances(
     a: Tensor,  # points, `(n_a, m)`, data units
     b: Tensor,  # points, `(n_b, m)`, data units
     columns: int = 512,  # coordinates taken at a time; changes memory, not the result
-) -> Tensor:  # float64 `(n_a, n_b)`, never negative
-    "All squared distances by float64 matrix products about the common centre; peak memory is the result's."
+) -> Tensor:  # `(n_a, n_b)`, never negative; float64, or for m <= 4 the dtype of the points
+    "All squared distances, by float64 matrix products about the common centre; peak memory is the result's."
+    if a.shape[1] <= 4: return _by_differences(a, b)
     r2_ij, size = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device), 0.
     for p, q in zip(a.split(columns, 1), b.split(columns, 1)):
         centre = q.detach().mean(0)
@@ -75,8 +84,8 @@ class Plummer(Kernel):
     eps: float = 1.  # softening length, data units
     def __post_init__(self): positive(d=self.d, eps=self.eps)
     def of_r2(self, r2): return (r2 + self.eps**2) ** (-self.d / 2)
-    def slope(self, r2): return -self.d / 2 * (r2 + self.eps**2) ** (-self.d / 2 - 1)
-    def curvature(self, r2): return self.d / 2 * (self.d / 2 + 1) * (r2 + self.eps**2) ** (-self.d / 2 - 2)
+    def slope(self, r2): return -self.d / 2 * self.of_r2(r2) / (r2 + self.eps**2)
+    def curvature(self, r2): return self.d / 2 * (self.d / 2 + 1) * self.of_r2(r2) / (r2 + self.eps**2)**2
 
 # %% ../nbs/01_kernels.ipynb #6eeeefd1
 @dataclass(frozen=True)

@@ -72,34 +72,44 @@ def force(
     y: Tensor,  # real charges, `(n_y, m)`
     kernel: Kernel,  # any radial kernel
     block: int = 4096,  # side of a tile of pairs; changes memory, not the result
+    weight_x: float = 1.,  # of the negative charges; n_x / (n_x - 1) if `a` are some of them, to feel only others
 ) -> Tensor:  # `(n_a, m)`, the direction a generated sample moves
     r"$+\nabla\hat\Phi$ at `a`, in closed form. Raises ValueError on bad sets."
     check_points(a=a, x=x, y=y)
-    return (_pull(a, y, kernel, block) - _pull(a, x, kernel, block)).to(a.dtype)
+    return (_pull(a, y, kernel, block) - weight_x * _pull(a, x, kernel, block)).to(a.dtype)
+
+# %% ../nbs/02_potential.ipynb #da48f991
+def _with_own(sums, n, kernel, strength):
+    "Mean over n charges of one sign, of whose n - 1 others the sums are given"
+    if not strength: return sums / (n - 1)
+    k0 = kernel.of_r2(torch.zeros((), dtype=sums.dtype, device=sums.device))
+    return sums * ((1 - strength / n) / max(n - 1, 1)) + strength * k0 / n
 
 # %% ../nbs/02_potential.ipynb #560701e5
 def potentials(
     x: Tensor,  # generated minibatch, `(n_x, m)`
     y: Tensor,  # real minibatch, `(n_y, m)`
     kernel: Kernel,  # any radial kernel, finite at 0 if `self_charge`
-    self_charge: bool = True,  # keep k(c,c), as the released code; False averages over the n - 1 others
+    self_charge: float = 1.,  # strength of the label: 1 keeps k(c,c), as released; 0 averages over the others
     finite: bool = True,  # look for NaN and infinity first; False where the caller does
     block: int = 4096,  # rows of the joint matrix at a time
+    more_x: Tensor | None = None,  # further negative charges `(k, m)`, at which nothing is read
+    more_y: Tensor | None = None,  # further positive charges
 ) -> tuple[Tensor, Tensor]:  # `phi_x (n_x,)`, `phi_y (n_y,)`
     "The potential at the charges themselves (P8), one joint pass. Raises ValueError on bad sets."
     check_points(finite, x=x, y=y)
-    if not self_charge and min(len(x), len(y)) < 2:
-        raise ValueError(f'self_charge=False needs 2 samples a side, got {len(x)} and {len(y)}')
-    c, n_x, sums = torch.cat([x, y]), len(x), []
-    for start in range(0, len(c), block):
-        r2_ij = squared_distances(c[start:start + block] if len(c) > block else c, c)
-        r2_ij.diagonal(start).zero_()
-        k_ij = kernel.of_r2(r2_ij.to(x.dtype))
-        if not self_charge: k_ij.diagonal(start).zero_()
+    all_x, all_y = (c if more is None else torch.cat([c, more]) for c, more in ((x, more_x), (y, more_y)))
+    if self_charge != 1 and min(len(all_x), len(all_y)) < 2:
+        raise ValueError(f'self_charge={self_charge:g} needs 2 charges a side, got {len(all_x)} and {len(all_y)}')
+    c, n_x, sums = torch.cat([all_x, all_y]), len(all_x), []
+    at = torch.cat([torch.arange(len(x)), torch.arange(len(y)) + n_x]).to(x.device)  # columns of the own charges
+    for i in at.split(block):
+        k_ij = kernel.of_r2(squared_distances(c if len(i) == len(c) else c[i], c).to(x.dtype))
+        k_ij.scatter_(1, i[:, None], 0.)
         sums.append(torch.stack([k_ij[:, :n_x].sum(1), k_ij[:, n_x:].sum(1)], 1))
-    s = torch.cat(sums)  # (n_x + n_y, 2): sums over the negative and over the positive charges
-    own, n_y = 0 if self_charge else 1, len(y)
-    return s[:n_x, 1] / n_y - s[:n_x, 0] / (n_x - own), s[n_x:, 1] / (n_y - own) - s[n_x:, 0] / n_x
+    s = torch.cat(sums)  # (n_x + n_y, 2): sums over the other negative and the other positive charges
+    phi_x = s[:len(x), 1] / len(all_y) - _with_own(s[:len(x), 0], n_x, kernel, self_charge)
+    return phi_x, _with_own(s[len(x):, 1], len(all_y), kernel, self_charge) - s[len(x):, 0] / n_x
 
 # %% ../nbs/02_potential.ipynb #7accf382
 def energy(

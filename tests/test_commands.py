@@ -47,7 +47,8 @@ def test_show_prints_resolved_fields(name, run):
 
 
 CHANGED = {'data': 'elsewhere', 'networks': 'dcgan', 'decay': 'none', 'precision': 'bfloat16', 'device': 'cuda',
-           'self_charge': False, 'alternating': True} | dict.fromkeys(['eps_end', 'lr_end', 'lr_g', 'lr_d', 'beta1', 'beta2', 'ema'], .375)
+           'alternating': True, 'objective': 'direct', 'activation_d': 'elu', 'memory': 512}
+CHANGED |= dict.fromkeys(['eps_end', 'lr_end', 'lr_g', 'lr_d', 'beta1', 'beta2', 'ema', 'self_charge'], .375)
 
 
 @pytest.mark.parametrize('name', FIELDS)
@@ -208,7 +209,7 @@ UNSEEN = {
     f'{SEEN} --reference junk.npz': 'junk.npz: expected an npz',
     f'{SEEN} --reference nothing.npz': 'nothing.npz: expected an npz',
     'evaluate digits --features nets.py:other --reference published.npz': 'got 6 features, nets-other has 4',
-    'evaluate mixture --features nets.py:Net': 'points',
+    'evaluate mixture --features nets.py:Net': 'holds no images',
     'evaluate stopped --features nets.py:Net': 'not finished',
     'evaluate nothing --features nets.py:Net': 'holds no run',
 }
@@ -289,7 +290,7 @@ WRONG = {
     'show digits --decay linear': 'plateau',
     'show digits --networks resnet': 'dcgan',
     'show digits --device gpu': "'gpu'",
-    'show digits --no-self-charge --batch 1': 'batch must lie in [2, ',
+    'show digits --self-charge 0 --batch 1': 'batch must lie in [2, ',
     'train cifar10': 'data/cifar10',
     'train digits --data nowhere': 'nowhere',
     f'train digits {TINY} --networks dcgan': 'side',

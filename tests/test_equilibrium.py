@@ -170,7 +170,7 @@ def test_label_fades_with_the_batch_and_away_from_equilibrium():
 
 
 def test_without_self_charge_only_the_label_differs():
-    kept, dropped = read(), read(self_charge=False)
+    kept, dropped = read(), read(self_charge=0.)
     assert dropped.label_share == 0 < kept.label_share
     assert replace(kept, label_share=0.) == dropped
 

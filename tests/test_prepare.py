@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from coulomb_gan import data as data_module
-from coulomb_gan.data import Samples, prepared
+from coulomb_gan.data import Data, Samples, prepared
 from coulomb_gan.experiment import Experiment
 from coulomb_gan.prepare import CHUNK, decode, prepare
 from coulomb_gan.runs import RunError
@@ -372,7 +372,7 @@ def test_streamed_run_equals_resident_run(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_streamed_rows_on_a_gpu(monkeypatch):
-    stored = torch.randint(256, (100, 3, 8, 8), dtype=torch.uint8)
+    stored = Data(torch.randint(256, (100, 3, 8, 8), dtype=torch.uint8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     index = torch.randint(100, (20,), device='cuda')
     resident = Samples(stored, 'cuda')
     monkeypatch.setattr(data_module, 'fits', lambda stored, device: False)

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coulomb_gan import training
+from coulomb_gan import monitor, training
 from coulomb_gan.commands import main
 from coulomb_gan.prepare import prepare
 from coulomb_gan.experiment import Experiment
@@ -43,7 +43,7 @@ def flat(value, name=''):
 
 def same(a, b): return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
-def state(out): return {k: v for k, v in flat(newest_checkpoint(out)).items() if k != '.schedule.seconds'}
+def state(out): return {k: v for k, v in flat(newest_checkpoint(out)).items() if k not in ('.schedule.seconds', '.schedule.looking')}
 
 
 def assert_same_end(a, b):
@@ -73,7 +73,12 @@ CHANGES = {
     'd': Change(2., 'weights'),
     'eps': Change(2., 'weights'),
     'eps_end': Change(.1, 'weights'),
-    'self_charge': Change(False, 'weights'),
+    'objective': Change('direct', 'weights'),
+    'self_charge': Change(.5, 'weights'),
+    'charges': Change(5, 'weights'),
+    'memory': Change(32, 'weights'),
+    'activation_d': Change('elu', 'weights'),
+    'distance': Change('digits', 'watched', dict(eval_samples=100)),
     'smoothing': Change(.5, 'weights'),
     'alternating': Change(True, 'weights'),
     'batch': Change(17, 'weights'),
@@ -93,7 +98,7 @@ CHANGES = {
     'eval_every': Change(4, 'files'),
     'eval_samples': Change(51, 'energy'),
 }
-ONLY_WATCH = ['log_every', 'eval_every', 'eval_samples']
+ONLY_WATCH = ['log_every', 'eval_every', 'eval_samples', 'distance']
 
 
 @pytest.fixture(scope='module')
@@ -115,13 +120,19 @@ def observed(r):
     return dict(weights=torch.cat([w.flatten() for w in weights.values()]).tolist(), layers=sorted(weights),
                 shapes=[tuple(w.shape) for w in weights.values()], shape=r.sample(1).shape,
                 samples=r.sample(8).tolist(), energy=[m['energy'] for m in lines if 'energy' in m],
+                watched=['frechet' in m for m in lines],
                 lines=[m['step'] for m in lines], rates=[m['lr_factor'] for m in lines],
                 files=sorted(p.name for p in r.out.rglob('*.*') if p.suffix in ('.pt', '.png')))
 
 
 @pytest.fixture(scope='module')
 def observe(tmp_path_factory):
-    return cache(lambda e: observed(run(e, tmp_path_factory.mktemp('run'))))
+    statistics = tmp_path_factory.mktemp('statistics')
+    def look(e):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(monitor, 'STATISTICS', statistics)
+            return observed(run(e, tmp_path_factory.mktemp('run')))
+    return cache(look)
 
 
 def test_every_field_is_perturbed():
@@ -418,7 +429,7 @@ def test_average_does_not_change_training(tmp_path):
 
 def monitored(values, monkeypatch):
     values = iter(values)
-    monkeypatch.setattr(training, 'monitor', lambda s, e, real: next(values))
+    monkeypatch.setattr(monitor, 'monitor', lambda x, e, data: next(values))
 
 
 def test_first_plateau_drops_the_rates_and_second_ends_the_run(tmp_path, monkeypatch):
