@@ -1,11 +1,12 @@
 """One training step of the paper's image networks against a plain one written from the paper, in one process.
 
-    python benchmarks/step.py [--side 32|64] [--batch 128] [--device cpu|cuda] [--seconds 30]
+    python benchmarks/step.py [--side 32|64] [--batch 128] [--device cpu|cuda] [--seconds 30] [--compile]
 
 The plain step: eager float32, library convolutions, all pairwise differences, D once for its own loss and once more for G's, every
 gradient there is, Adam parameter by parameter. Each row gives milliseconds, how many times faster than the plain step,
 the share of the matrix throughput measured here in that row's precision, and the error of the first losses against a
-float64 plain step. The last line is the last convolution of D, forward and backward, by the library and by patches.
+float64 plain step. With --compile each row of ours stands a second time with both networks through `torch.compile`,
+on a GPU in CUDA graphs. The last line is the last convolution of D, forward and backward, by the library and by patches.
 """
 import argparse
 import statistics
@@ -48,9 +49,11 @@ def plain_step(s, e, y):
     return loss_d.detach(), loss_g.detach()
 
 
-def state(e, shape, form=torch.contiguous_format, dtype=torch.float32, plain=False):
+def state(e, shape, form=torch.contiguous_format, dtype=torch.float32, plain=False, compiled=False):
     s = State(e, shape)
-    for net in (s.g, s.d): net.to(dtype=dtype, memory_format=form)
+    for net in (s.g, s.d):
+        net.to(dtype=dtype, memory_format=form)
+        if compiled: net.compile(mode='reduce-overhead' if e.device == 'cuda' else 'default')
     if plain:
         s.opt_g, s.opt_d = (torch.optim.Adam(net.parameters(), lr, (e.beta1, e.beta2), foreach=False)
                             for net, lr in ((s.g, e.lr_g), (s.d, e.lr_d)))
@@ -93,6 +96,7 @@ def main():
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--seconds', type=float, default=30., help='for all timings of one row')
+    parser.add_argument('--compile', action='store_true', help='also through torch.compile')
     o = parser.parse_args()
     shape, gen = (3, o.side, o.side), torch.Generator().manual_seed(0)
     e = Experiment(networks='dcgan', latent=16 if o.side == 32 else 32, width_g=1024, width_d=128, batch=o.batch,
@@ -103,8 +107,9 @@ def main():
     rows = {'plain': (state(e, shape, plain=True), plain_step, e, y)}
     for precision in ('float32', 'bfloat16'):
         for name, form in FORMATS.items():
-            own = replace(e, precision=precision)
-            rows[f'ours, {precision}, {name}'] = (state(own, shape, form), train_step, own, y.contiguous(memory_format=form))
+            own, real = replace(e, precision=precision), y.contiguous(memory_format=form)
+            rows[f'ours, {precision}, {name}'] = state(own, shape, form), train_step, own, real
+            if o.compile: rows[f'ours, {precision}, {name}, compiled'] = state(own, shape, form, compiled=True), train_step, own, real
     errors, times = {}, {name: [] for name in rows}
     for name, (s, step, own, real) in rows.items():  # the first step warms up
         errors[name] = ((torch.stack(step(s, own, real)).double() - exact).abs() / exact.abs()).max().item()

@@ -37,7 +37,8 @@ class State:
     ):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(e.seed)
-            pair = networks(e.networks, shape, e.latent, e.width_g, e.width_d, e.depth_g, e.depth_d, e.activation_d)
+            pair = networks(e.networks, shape, e.latent, e.width_g, e.width_d, e.depth_g, e.depth_d,
+                            e.activation_d, e.batch_norm_g)
         self.g, self.d = (net.to(e.device) for net in pair)
         self.average = copy.deepcopy(self.g).requires_grad_(False) if e.ema else self.g
         self.joint = not any(isinstance(layer, _BatchNorm) for layer in self.d.modules())

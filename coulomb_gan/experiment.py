@@ -20,6 +20,7 @@ class ModelOptions:
     width_d: int = 128  # discriminator: hidden units; channels: dcgan's first layer, paper 128; text 512
     depth_g: int = 3  # generator: hidden layers of a perceptron; residual blocks for text, paper 5
     depth_d: int = 2  # the same of the discriminator; A.5 has 2 hidden layers
+    batch_norm_g: bool = True  # in a perceptron generator; without it He's initialisation
     activation_d: str = 'leaky_relu'  # after hidden layers of a perceptron D: 'leaky_relu' (0.2) or 'elu' (A.5)
 
 # %% ../nbs/08_experiment.ipynb #43e91eb8

@@ -56,11 +56,12 @@ def targets(self: CoulombLoss,
     x: Tensor,  # generated minibatch, `(n, *shape)`
     y: Tensor,  # real minibatch, `(n, *shape)`
     gen: torch.Generator,  # for the smoothing noise, on the device of `x`
-    more_x: Tensor,  # further generated charges, `(k, *shape)`; k may be 0
-    more_y: Tensor,  # further real charges
+    more_x: Tensor | None = None,  # further generated charges, `(k, *shape)`
+    more_y: Tensor | None = None,  # further real charges
 ) -> tuple[Tensor, ...]:  # points `a_x, a_y` shaped like x, y; potentials `phi_x, phi_y (n,)`
     "Where D is asked and what it should answer (P8)."
-    flat = [c.detach().flatten(1) for c in (x, y, more_x, more_y)]
+    more = (c[:0] if more is None else more for c, more in ((x, more_x), (y, more_y)))
+    flat = [c.detach().flatten(1) for c in (x, y, *more)]
     if not self.smoothing:
         more = {k: c for k, c in zip(('more_x', 'more_y'), flat[2:]) if len(c)}
         return x, y, *potentials(*flat[:2], self.kernel, self.self_charge, finite=False, **more)
@@ -75,12 +76,13 @@ def targets(self: CoulombLoss,
 def direct(self: CoulombLoss,
     x: Tensor,  # generated minibatch, `(n, *shape)`, attached to the generator
     y: Tensor,  # real charges, `(n_y, *shape)`
-    more_x: Tensor,  # further generated charges, `(k, *shape)`; k may be 0
+    more_x: Tensor | None = None,  # further generated charges, `(k, *shape)`
 ) -> Tensor:  # scalar
     "L_G of a generator that follows the exact force: half the mean squared way it points."
-    a, y, more_x = (c.detach().flatten(1) for c in (x, y, more_x))
-    n = len(a) + len(more_x)
-    aim = a + force(a, torch.cat([a, more_x]), y, self.kernel, weight_x=(n - self.self_charge) / (n - 1))
+    a, y = (c.detach().flatten(1) for c in (x, y))
+    charges = a if more_x is None else torch.cat([a, more_x.flatten(1)])
+    others = (len(charges) - self.self_charge) / (len(charges) - 1)
+    aim = a + force(a, charges, y, self.kernel, weight_x=others)
     return (x.flatten(1) - aim).square().sum(1).mean() / 2
 
 # %% ../nbs/13_losses.ipynb #cae553c8

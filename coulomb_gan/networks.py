@@ -79,6 +79,11 @@ def dcgan_discriminator(
         layers += [conv(n_in, n_out, 5, 2, 2), BatchNorm2d(n_out), nn.LeakyReLU(.2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(sizes[-1] * (side // 16)**2, 1))
 
+# %% ../nbs/12_networks.ipynb #27a8721b
+def _he(layer):
+    "He's initialisation, so that what passes ReLUs keeps its variance without batch norm"
+    if isinstance(layer, nn.Linear): nn.init.kaiming_uniform_(layer.weight, nonlinearity='relu')
+
 # %% ../nbs/12_networks.ipynb #0f6e5317
 ACTIVATIONS = {'leaky_relu': partial(nn.LeakyReLU, .2), 'elu': nn.ELU}
 
@@ -91,6 +96,7 @@ def networks(
     depth_g: int,  # hidden layers of a perceptron generator, residual blocks of a text generator
     depth_d: int,  # the same of the discriminator
     activation_d: str = 'leaky_relu',  # after each hidden layer of a perceptron discriminator, or 'elu'
+    batch_norm_g: bool = True,  # in a perceptron generator; without it the layers start with He's variances
 ) -> tuple[nn.Module, nn.Module]:  # G `(n, latent) -> (n, *shape)`, D `(n, *shape) -> (n, 1)`
     "The pair for one kind of data, freshly initialised. Raises ValueError for another kind or shape."
     if kind == 'dcgan' and len(shape) == 3:
@@ -103,7 +109,8 @@ def networks(
                          f'got {kind!r} for shape {shape}')
     m = torch.Size(shape).numel()
     end = [nn.Unflatten(1, shape), LeCunTanh()] if len(shape) == 3 else []
-    generator = nn.Sequential(mlp(latent, m, width_g, depth_g, True), *end)
+    generator = nn.Sequential(mlp(latent, m, width_g, depth_g, batch_norm_g), *end)
+    if not batch_norm_g: generator.apply(_he)
     return generator, nn.Sequential(nn.Flatten(), mlp(m, 1, width_d, depth_d, False, ACTIVATIONS[activation_d]))
 
 # %% ../nbs/12_networks.ipynb #4506d419

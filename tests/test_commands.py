@@ -47,7 +47,7 @@ def test_show_prints_resolved_fields(name, run):
 
 
 CHANGED = {'data': 'elsewhere', 'networks': 'dcgan', 'decay': 'none', 'precision': 'bfloat16', 'device': 'cuda',
-           'alternating': True, 'objective': 'direct', 'activation_d': 'elu', 'memory': 512}
+           'alternating': True, 'batch_norm_g': False, 'objective': 'direct', 'activation_d': 'elu', 'memory': 512}
 CHANGED |= dict.fromkeys(['eps_end', 'lr_end', 'lr_g', 'lr_d', 'beta1', 'beta2', 'ema', 'self_charge'], .375)
 
 

@@ -78,6 +78,7 @@ CHANGES = {
     'charges': Change(5, 'weights'),
     'memory': Change(32, 'weights'),
     'activation_d': Change('elu', 'weights'),
+    'batch_norm_g': Change(False, 'layers'),
     'distance': Change('digits', 'watched', dict(eval_samples=100)),
     'smoothing': Change(.5, 'weights'),
     'alternating': Change(True, 'weights'),
