@@ -12,18 +12,22 @@ from difflib import get_close_matches
 from .experiment import Experiment
 
 # %% ../nbs/16_presets.ipynb #31fe18ce
-_paper = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000,
-                    eval_samples=5120)
+_images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000, eval_samples=5120)
+_text = Experiment(data='text-builtin', networks='text', width_g=512, width_d=512, depth_g=5, depth_d=5, lr_d=1e-4,
+                   steps=500_000, eval_every=5000, eval_samples=1000, distance='ngrams', decay='none')
 EXPERIMENTS = {
     'digits': Experiment(batch=256, steps=16_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
-                         decay='exponential', width_g=256, width_d=256),
+                         decay='exponential', width_g=256, width_d=256, distance='digits'),
     'mixture': Experiment(data='mixture', batch=256, steps=14_000, lr_g=2e-3, lr_d=5e-3, beta1=.5, ema=.999,
                           lr_end=.01, decay='exponential', eps=3., eps_end=.5, latent=4, width_g=128,
                           width_d=256),
-    'cifar10': replace(_paper, data='data/cifar10', latent=16),
-    'celeba': replace(_paper, data='data/celeba', latent=32),
-    'lsun': replace(_paper, data='data/lsun', latent=32),
-    'folder': replace(_paper, data='data/folder', latent=32),
+    'cifar10': replace(_images, data='data/cifar10', latent=16),
+    'celeba': replace(_images, data='data/celeba', latent=32),
+    'lsun': replace(_images, data='data/lsun', latent=32),
+    'folder': replace(_images, data='data/folder', latent=32),
+    'text-builtin': replace(_text, width_g=64, width_d=64, depth_g=2, depth_d=2, batch=64, steps=6000, lr_g=5e-4, lr_d=1e-3,
+                            beta1=.5, ema=.99, decay='exponential', eval_every=1000),
+    'billion_word': replace(_text, data='data/billion_word'),
 }
 
 # %% ../nbs/16_presets.ipynb #0d789775

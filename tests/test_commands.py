@@ -20,7 +20,7 @@ from coulomb_gan.spaces import Space, evaluate
 from coulomb_gan.training import fit, load_run
 
 FIELDS = [f.name for f in fields(Experiment)]
-TINY = '--steps 20 --batch 16 --width-g 16 --width-d 16 --depth-g 1 --depth-d 1 --eval-samples 50 --eval-every 20'
+TINY = '--steps 20 --batch 16 --width-g 16 --width-d 16 --depth-g 1 --depth-d 1 --eval-samples 70 --eval-every 20'
 
 
 def flag(name): return '--' + name.replace('_', '-')
@@ -101,7 +101,7 @@ class Net(nn.Module):
 
 def other(): return lambda images: images.flatten(1).float()[:, 20:24]
 """
-SMALL = dict(steps=20, batch=16, width_g=16, width_d=16, depth_g=1, depth_d=1, eval_samples=50, eval_every=20)
+SMALL = dict(steps=20, batch=16, width_g=16, width_d=16, depth_g=1, depth_d=1, eval_samples=70, eval_every=20)
 SEEN = 'evaluate digits --features nets.py:Net'
 
 
