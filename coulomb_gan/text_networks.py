@@ -15,12 +15,12 @@ from .networks import BatchNorm1d
 
 # %% ../nbs/12b_text_networks.ipynb #571754d6
 def _values(n):
-    "`(8, n)`: coefficients of a polynomial to its values at seven points and its coefficient of degree n - 1."
+    "`(8, n)`: coefficients of a polynomial to its values at seven points and at infinity."
     points = torch.tensor([0, 1, -1, 2, -2, .5, -.5], dtype=torch.float64, device='cpu')
     top = torch.eye(n, dtype=torch.float64, device='cpu')[-1:]
     return torch.cat([torch.vander(points, n, increasing=True), top])
 
-# %% ../nbs/12b_text_networks.ipynb #6e492a61
+# %% ../nbs/12b_text_networks.ipynb #0f7add9d
 @cache
 def _transforms(length):
     "`t (8 k, length)`, `r (8, 5)`, `s (length, 8 k)` for the k windows of a row; float64."
@@ -30,9 +30,9 @@ def _transforms(length):
     s = torch.einsum('ti,lki->ltk', _values(4), tiles).flatten(1)
     return t, _values(5), s
 
-# %% ../nbs/12b_text_networks.ipynb #272610b4
+# %% ../nbs/12b_text_networks.ipynb #a0984d31
 class ToomConv1d(nn.Conv1d):
-    "Conv1d of width 5 and padding 2, 8 products for 4 positions, on a CPU in full precision; else the library's own."
+    "Conv1d of width 5, padding 2: 8 products for 4 positions on a CPU; on a GPU, in autocast, the library's."
     def __init__(self,
         n_in: int,  # channels in
         n_out: int,  # channels out
@@ -46,7 +46,7 @@ class ToomConv1d(nn.Conv1d):
         out = (s @ (u @ v).view(len(t), -1)).view(length, n, -1)  # (8,k n,c) @ (8,c,o) -> (8,k n,o)
         return (out + self.bias).permute(1, 2, 0)
 
-# %% ../nbs/12b_text_networks.ipynb #06667aa0
+# %% ../nbs/12b_text_networks.ipynb #19bd9399
 class ResidualBlock(nn.Sequential):
     "`x + 0.3 branch(x)` on `(n, width, length)`; the branch is twice (batch norm), ReLU, convolution."
     def __init__(self,
@@ -57,16 +57,16 @@ class ResidualBlock(nn.Sequential):
         super().__init__(*half(), *half())
     def forward(self, x): return x + .3 * super().forward(x)
 
-# %% ../nbs/12b_text_networks.ipynb #81f80a5c
+# %% ../nbs/12b_text_networks.ipynb #8e8232e7
 class _Transpose(nn.Module):
     def forward(self, x): return x.transpose(1, 2)
 
 def _check_sizes(shape, width, depth):
     if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
         raise ValueError(f'a text has shape (length >= 1, vocabulary >= 2), got {tuple(shape)}')
-    if width < 1 or depth < 1: raise ValueError(f'width and depth must be at least 1, got {width} and {depth}')
+    if min(width, depth) < 1: raise ValueError(f'width and depth must be at least 1, got {width} and {depth}')
 
-# %% ../nbs/12b_text_networks.ipynb #3dd24c3d
+# %% ../nbs/12b_text_networks.ipynb #0a7c790c
 def text_generator(
     latent: int,  # length of z
     shape: tuple,  # of one text, `(length, V)`: positions, characters of the vocabulary
@@ -80,7 +80,7 @@ def text_generator(
     start = nn.Linear(latent, width * length), nn.Unflatten(1, (width, length))
     return nn.Sequential(*start, *blocks, nn.Conv1d(width, v, 1), _Transpose(), nn.Softmax(2))
 
-# %% ../nbs/12b_text_networks.ipynb #d1e1e87d
+# %% ../nbs/12b_text_networks.ipynb #d57a1aa5
 def text_discriminator(
     shape: tuple,  # of one text, `(length, V)`: positions, characters of the vocabulary
     width: int = 512,  # channels, paper
@@ -90,4 +90,5 @@ def text_discriminator(
     _check_sizes(shape, width, depth)
     length, v = shape
     blocks = [ResidualBlock(width, False) for _ in range(depth)]
-    return nn.Sequential(_Transpose(), nn.Conv1d(v, width, 1), *blocks, nn.Flatten(), nn.Linear(width * length, 1))
+    end = nn.Flatten(), nn.Linear(width * length, 1)
+    return nn.Sequential(_Transpose(), nn.Conv1d(v, width, 1), *blocks, *end)
