@@ -45,7 +45,8 @@ class State:
         self.opt_g, self.opt_d = adam(self.g, e.lr_g, e), adam(self.d, e.lr_d, e)
         self.gen = torch.Generator(e.device).manual_seed(e.seed)
         self.memory = torch.zeros(e.memory, *shape, device=e.device)
-        self.schedule = dict(step=0, seconds=0., looking=0., best=inf, best_step=0, waited=0, drops=[], finished=False)
+        self.schedule = dict(step=0, seconds=0., looking=0., best=inf, best_step=0, waited=0, drops=[],
+                             finished=False)
     _parts = 'g', 'd', 'average', 'opt_g', 'opt_d'
 
     @property
@@ -74,11 +75,11 @@ def rates(
     step: int,  # updates made so far
     drops: list,  # steps at which the rates were dropped
 ) -> tuple[float, float]:  # factor on both learning rates, softening length
-    "Factor on the rates and eps at a step: constant, dropped at plateaus, exponential (A.5) or a half cosine."
+    "Factor on the rates, and eps: constant, dropped at plateaus, exponential (A.5) or a half cosine."
     t = step / e.steps
     cosine = e.lr_end + (1 - e.lr_end) * (1 + cos(pi * t)) / 2
-    factor = {'none': 1., 'exponential': e.lr_end**t, 'cosine': cosine, 'plateau': e.lr_end**len(drops)}[e.decay]
-    return factor, e.eps if e.eps_end is None else e.eps * (e.eps_end / e.eps)**t
+    factors = dict(none=1., exponential=e.lr_end**t, cosine=cosine, plateau=e.lr_end**len(drops))
+    return factors[e.decay], e.eps if e.eps_end is None else e.eps * (e.eps_end / e.eps)**t
 
 # %% ../nbs/14_algorithm.ipynb #d0695a16
 def plateau(

@@ -108,7 +108,7 @@ def reproduce_all(
 @click.argument('name')
 @click.option('--methods', help=f'some of {", ".join(METHODS)}, comma-separated [all]')
 @click.option('--seeds', type=click.IntRange(1), default=3, show_default=True, help='runs of each method')
-@click.option('--seconds', type=click.FloatRange(0, min_open=True), help="training time of each run [the preset's steps]")
+@click.option('--seconds', type=click.FloatRange(0, min_open=True), help="of each run [the preset's steps]")
 @click.option('--out', type=Path, help='folder of the run folders [runs/NAME-methods]')
 @click.option('--report', type=Path, help='folder that gets a copy of the report')
 def compare_methods(
@@ -121,8 +121,8 @@ def compare_methods(
     **changes,  # fields given as options
 ):
     "Train NAME by several methods and seeds, and render them side by side."
-    page = compare(name, out or Path('runs', f'{name}-methods'), methods and methods.split(','), seeds, seconds,
-                   report, **_given(changes))
+    out, methods = out or Path('runs', f'{name}-methods'), methods and methods.split(',')
+    page = compare(name, out, methods, seeds, seconds, report, **_given(changes))
     click.echo(f'open {page}')
 
 # %% ../nbs/31_commands.ipynb #732332ef

@@ -21,7 +21,7 @@ class ModelOptions:
     depth_g: int = 3  # generator: hidden layers of a perceptron; residual blocks for text, paper 5
     depth_d: int = 2  # the same of the discriminator; A.5 has 2 hidden layers
     batch_norm_g: bool = True  # in a perceptron generator; without it He's initialisation
-    activation_d: str = 'leaky_relu'  # after hidden layers of a perceptron D: 'leaky_relu' (0.2) or 'elu' (A.5)
+    activation_d: str = 'leaky_relu'  # in a perceptron discriminator: 'leaky_relu' (0.2) or 'elu' (A.5)
 
 # %% ../nbs/08_experiment.ipynb #43e91eb8
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OptimiserOptions:
     weight_decay: float = 1e-7  # s in s |w|^2 / 2, paper
     decay: str = 'plateau'  # 'plateau' (paper), 'exponential' (A.5), 'cosine' or 'none'
     lr_end: float = .1  # factor on the rates: at each plateau, or reached at the last step
-    patience: int = 10  # evaluations without a better distance, or energy if none is named, that make a plateau
+    patience: int = 10  # evaluations without a better distance, or else energy, that make a plateau
     ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
 
 # %% ../nbs/08_experiment.ipynb #06fa1f42
@@ -61,7 +61,7 @@ class RecordOptions:
     precision: str = 'float32'  # of the networks' products: 'float32' or 'bfloat16'; the field is float32
     device: str = 'cpu'  # 'cpu', 'cuda' or 'cuda:1'; the field needs float64, which other kinds lack
     log_every: int = 100  # steps between lines of metrics.jsonl
-    distance: str = ''  # watched beside the energy: 'digits', 'inception', weights .pth, FILE.py:NAME, 'ngrams'
+    distance: str = ''  # watched too: 'digits', 'inception', Inception's weights .pth, FILE.py:NAME, 'ngrams'
     eval_every: int = 2000  # steps between evaluations; each leaves samples and a checkpoint
     eval_samples: int = 2000  # generated and (at most) training samples in the monitored energy
 
@@ -70,28 +70,34 @@ RANGES = {'batch': (2, 1e9), 'eval_samples': (2, 1e9), 'lr_end': (0, 1), 'lr_g':
           'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999), 'smoothing': (0, 1e12),
           'weight_decay': (0, 1e12), 'seed': (0, 2**31), 'self_charge': (0, 1e12), 'charges': (0, 1e9),
           'memory': (0, 1e9)}
+
+# %% ../nbs/08_experiment.ipynb #3a442c5d
 CHOICES = {'networks': ('mlp', 'dcgan', 'text'), 'activation_d': ('leaky_relu', 'elu'),
            'objective': ('coulomb', 'direct', 'non-saturating', 'wgan-gp'),
            'decay': ('plateau', 'exponential', 'cosine', 'none'), 'precision': ('float32', 'bfloat16')}
+
+# %% ../nbs/08_experiment.ipynb #b46c35ae
+def _check_range(name, kind, value):
+    low, high = RANGES.get(name, (1 if kind is int else 1e-12, 1e12))
+    if not low <= value <= high: raise ValueError(f'{name} must lie in [{low:g}, {high:g}], got {value!r}')
+
+# %% ../nbs/08_experiment.ipynb #14b3eb43
+def _check(name, default, value):
+    if name in CHOICES and value not in CHOICES[name]:
+        raise ValueError(f'{name} must be one of {", ".join(CHOICES[name])}, got {value!r}')
+    if value is None and default is None: return
+    kind = float if default is None else type(default)
+    if type(value) not in ((float, int) if kind is float else (kind,)):
+        raise ValueError(f'{name} must be of type {kind.__name__}, got {value!r}')
+    if kind not in (bool, str): _check_range(name, kind, value)
 
 # %% ../nbs/08_experiment.ipynb #d063f06c
 @dataclass(frozen=True)
 class Experiment(RecordOptions, OptimiserOptions, FieldOptions, ModelOptions):
     "Every knob of a run. Raises ValueError naming the first field that is out of range."
     def __post_init__(self):
-        for f in fields(self):
-            value, name = getattr(self, f.name), f.name
-            if name in CHOICES and value not in CHOICES[name]:
-                raise ValueError(f'{name} must be one of {", ".join(CHOICES[name])}, got {value!r}')
-            kind = float if f.default is None else type(f.default)
-            if value is None and f.default is None: continue
-            if type(value) not in ((float, int) if kind is float else (kind,)):
-                raise ValueError(f'{name} must be of type {kind.__name__}, got {value!r}')
-            if kind in (bool, str): continue
-            low, high = RANGES.get(name, (1 if isinstance(f.default, int) else 1e-12, 1e12))
-            if not low <= value <= high:
-                raise ValueError(f'{name} must lie in [{low:g}, {high:g}], got {value!r}')
-        if not re.fullmatch(r'cpu|cuda(:\d+)?', self.device):
-            raise ValueError(f"device must be such as 'cpu', 'cuda' or 'cuda:1', got {self.device!r}")
+        for f in fields(self): _check(f.name, f.default, getattr(self, f.name))
         if self.memory % self.batch:
             raise ValueError(f'memory must be a multiple of batch, got {self.memory} and {self.batch}')
+        if not re.fullmatch(r'cpu|cuda(:\d+)?', self.device):
+            raise ValueError(f"device must be such as 'cpu', 'cuda' or 'cuda:1', got {self.device!r}")

@@ -59,7 +59,8 @@ def named_space(
     if name == 'inception': return spaces.inception(None, device)
     if name.endswith('.pth'): return spaces.inception(name, device)
     if name != 'digits': return spaces.load_space(name, device)
-    if data.train_labels is None or data.shape != (1, 8, 8): raise ValueError("the space 'digits' is for the data 'digits'")
+    if data.train_labels is None or data.shape != (1, 8, 8):
+        raise ValueError("the space 'digits' is for the data 'digits'")
     body = train_classifier(data).body.to(device)
     return spaces.Space(DigitsClassifier.name, lambda images: body(to_float(images)), device)
 
@@ -74,7 +75,7 @@ def space_distance(
     if not data.is_images: raise ValueError(f'distance {e.distance!r} is for images, and {e.data} holds none')
     space = named_space(e.distance, data, e.device)
     k, n = next(spaces.features(space, data.train[:16])).shape[1], min(e.eval_samples, len(data.train))
-    if n <= k: raise ValueError(f'{space.name} has {k:,} features: eval_samples must be more, got {n:,} images')
+    if n <= k: raise ValueError(f'{space.name} has {k:,} features: eval_samples must be more, got {n:,}')
     y = spaces.reference(space, data.train, STATISTICS, manifest_digest(e.data))
     name = 'fid' if space.fid else 'frechet'
     return lambda x: {name: frechet(statistics(spaces.features(space, x)), y)}
@@ -88,7 +89,8 @@ def ngram_distance(
 ) -> Callable[[Tensor], dict]:  # samples `(n, length, V)` to {'jsd': six values}
     "The divergences from the training lines for n = 1 to 6. Raises ValueError for too few samples."
     if not data.corpus: raise ValueError(f"distance 'ngrams' is for texts, and {e.data} holds none")
-    if e.eval_samples < LINES: raise ValueError(f'ngrams: eval_samples must be {LINES} or more, got {e.eval_samples}')
+    if e.eval_samples < LINES:
+        raise ValueError(f'ngrams: eval_samples must be {LINES} or more, got {e.eval_samples}')
     models = training_models(data.train, len(data.corpus.vocabulary), STATISTICS, progress=False)
     return lambda x: dict(jsd=list(jsds(x[:LINES].argmax(-1), models).values()))
 
@@ -124,10 +126,12 @@ def save_samples(
     folder: Path,  # gets `<step>.png`, for points `<step>.npy` too, for texts `<step>.txt`
 ):
     "Samples from latent vectors fixed by the seed. Raises RunError if the disk refuses."
-    x, path = drawn(s, e, 64 if data.is_images or data.corpus else 2000, e.seed).cpu(), Path(folder, str(s.step))
+    n, path = 64 if data.is_images or data.corpus else 2000, Path(folder, str(s.step))
+    x = drawn(s, e, n, e.seed).cpu()
     if data.corpus:
-        return write_whole(path.with_suffix('.txt'), '\n'.join(data.corpus.decode(x.argmax(-1))).encode() + b'\n')
-    ax = plots.image_grid(x) if data.is_images else plots.points(data.train[:len(x)], x)
+        lines = data.corpus.decode(x.argmax(-1))
+        return write_whole(path.with_suffix('.txt'), ('\n'.join(lines) + '\n').encode())
+    ax = plots.image_grid(x) if data.is_images else plots.points(data.train[:n], x)
     write_whole(path.with_suffix('.png'), _picture(ax))
     if data.is_images: return
     np.save(buffer := BytesIO(), x.numpy())

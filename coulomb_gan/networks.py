@@ -111,7 +111,8 @@ def networks(
     end = [nn.Unflatten(1, shape), LeCunTanh()] if len(shape) == 3 else []
     generator = nn.Sequential(mlp(latent, m, width_g, depth_g, batch_norm_g), *end)
     if not batch_norm_g: generator.apply(_he)
-    return generator, nn.Sequential(nn.Flatten(), mlp(m, 1, width_d, depth_d, False, ACTIVATIONS[activation_d]))
+    discriminator = mlp(m, 1, width_d, depth_d, False, ACTIVATIONS[activation_d])
+    return generator, nn.Sequential(nn.Flatten(), discriminator)
 
 # %% ../nbs/12_networks.ipynb #4506d419
 @torch.no_grad()

@@ -21,11 +21,11 @@ def _centres(low, high, n): return torch.linspace(low, high, 2 * n + 1)[1::2]  #
 def use_style(
 ) -> None:  # matplotlib's defaults are changed in place
     "Gives every figure the project's look; called when the module is imported."
-    neutral = ['#444444', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000']  # the rest of the palette
+    neutral = plt.cycler(color=['#444444', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'])  # the palette's rest
     plt.rcParams.update({
-        'figure.dpi': 100, 'figure.figsize': (5, 2.8), 'figure.constrained_layout.use': True, 'font.size': 8,
-        'axes.spines.top': False, 'axes.spines.right': False, 'axes.prop_cycle': plt.cycler(color=neutral),
-        'axes.linewidth': .6, 'axes.titlesize': 8, 'image.interpolation': 'nearest', 'legend.edgecolor': 'w'})
+        'figure.figsize': (5, 2.8), 'figure.constrained_layout.use': True, 'font.size': 8, 'axes.titlesize': 8,
+        'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': .6, 'legend.edgecolor': 'w',
+        'axes.prop_cycle': plt.cycler(ls=['-', '--']) * neutral, 'image.interpolation': 'nearest'})
 
 # %% ../nbs/22_plots.ipynb #775ffe17
 use_style()

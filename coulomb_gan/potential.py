@@ -72,7 +72,7 @@ def force(
     y: Tensor,  # real charges, `(n_y, m)`
     kernel: Kernel,  # any radial kernel
     block: int = 4096,  # side of a tile of pairs; changes memory, not the result
-    weight_x: float = 1.,  # of the negative charges; n_x / (n_x - 1) if `a` are some of them, to feel only others
+    weight_x: float = 1.,  # of the negative charges; n_x / (n_x - 1) for `a` among them to feel others only
 ) -> Tensor:  # `(n_a, m)`, the direction a generated sample moves
     r"$+\nabla\hat\Phi$ at `a`, in closed form. Raises ValueError on bad sets."
     check_points(a=a, x=x, y=y)
@@ -100,9 +100,10 @@ def potentials(
     check_points(finite, x=x, y=y)
     all_x, all_y = (c if more is None else torch.cat([c, more]) for c, more in ((x, more_x), (y, more_y)))
     if self_charge != 1 and min(len(all_x), len(all_y)) < 2:
-        raise ValueError(f'self_charge={self_charge:g} needs 2 charges a side, got {len(all_x)} and {len(all_y)}')
+        sizes = f'{len(all_x)} and {len(all_y)}'
+        raise ValueError(f'self_charge={self_charge:g} needs 2 charges a side, got {sizes}')
     c, n_x, sums = torch.cat([all_x, all_y]), len(all_x), []
-    at = torch.cat([torch.arange(len(x)), torch.arange(len(y)) + n_x]).to(x.device)  # columns of the own charges
+    at = torch.cat([torch.arange(len(x)), torch.arange(len(y)) + n_x]).to(x.device)  # columns of own charges
     for i in at.split(block):
         k_ij = kernel.of_r2(squared_distances(c if len(i) == len(c) else c[i], c).to(x.dtype))
         k_ij.scatter_(1, i[:, None], 0.)

@@ -28,11 +28,11 @@ TEXT_OPTIONS = {'length': 'length', 'vocabulary': 'size', 'units': 'units', 'lim
 
 def _lines(dataset, source, out, options):
     if not source:
-        raise ValueError(f'get the One Billion Word benchmark, the folder {FOLDER}, and give its path, or that of any '
-                         f'text file: coulomb-gan prepare {dataset} PATH')
+        raise ValueError(f'get the One Billion Word benchmark, the folder {FOLDER}, and give its path, or '
+                         f'that of any text file: coulomb-gan prepare {dataset} PATH')
     done = prepare_text(source, out, **{TEXT_OPTIONS[k]: v for k, v in options.items()})
-    return (f'{done["count"]} lines of {done["length"]} {done["units"]}, a vocabulary of {len(done["vocabulary"])}, '
-            f'{done["skipped"]} empty lines skipped')
+    return (f'{done["count"]} lines of {done["length"]} {done["units"]}, a vocabulary of '
+            f'{len(done["vocabulary"])}, {done["skipped"]} empty lines skipped')
 
 # %% ../nbs/31b_preparing.ipynb #e974cffe
 @click.command('prepare')
@@ -42,10 +42,10 @@ def _lines(dataset, source, out, options):
 @click.option('--size', type=click.IntRange(1), help="images: pixels a side [the data set's own]")
 @click.option('--crop', type=click.IntRange(1), help="images: side of the centred crop [the data set's own]")
 @click.option('--upscale', is_flag=True, default=None, help='images: accept pictures smaller than --size')
-@click.option('--held-out-folder', help="images: top folder of SOURCE to hold out [the set's own, or a tenth]")
-@click.option('--workers', type=click.IntRange(0), help='images: threads that decode; 0 for none [one a core]')
+@click.option('--held-out-folder', help="images: top folder to hold out [the set's own, or a tenth]")
+@click.option('--workers', type=click.IntRange(0), help='images: decoding threads; 0 for none [one a core]')
 @click.option('--max-bad', type=click.FloatRange(0, 1), help='images: share to skip [0.1]')
-@click.option('--download', is_flag=True, default=None, help='images: let torchvision fetch it [data/downloads]')
+@click.option('--download', is_flag=True, default=None, help='images: let torchvision fetch it')
 @click.option('--length', type=click.IntRange(1), help='texts: characters a line [32]')
 @click.option('--vocabulary', type=click.IntRange(3), help='texts: most entries [2048]')
 @click.option('--units', type=click.Choice([*UNITS]), help='texts: what a line is made of [characters]')

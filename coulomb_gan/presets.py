@@ -12,9 +12,10 @@ from difflib import get_close_matches
 from .experiment import Experiment
 
 # %% ../nbs/16_presets.ipynb #31fe18ce
-_images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000, eval_samples=5120)
-_text = Experiment(data='text-builtin', networks='text', width_g=512, width_d=512, depth_g=5, depth_d=5, lr_d=1e-4,
-                   steps=500_000, eval_every=5000, eval_samples=1000, distance='ngrams', decay='none')
+_images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000,
+                     eval_samples=5120)
+_text = Experiment(networks='text', width_g=512, width_d=512, depth_g=5, depth_d=5, lr_d=1e-4, steps=500_000,
+                   eval_every=5000, eval_samples=1000, distance='ngrams', decay='none')
 EXPERIMENTS = {
     'digits': Experiment(batch=256, steps=16_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
                          decay='exponential', width_g=256, width_d=256, distance='digits'),
@@ -25,8 +26,9 @@ EXPERIMENTS = {
     'celeba': replace(_images, data='data/celeba', latent=32),
     'lsun': replace(_images, data='data/lsun', latent=32),
     'folder': replace(_images, data='data/folder', latent=32),
-    'text-builtin': replace(_text, width_g=64, width_d=64, depth_g=2, depth_d=2, batch=64, steps=6000, lr_g=5e-4, lr_d=1e-3,
-                            beta1=.5, ema=.99, decay='exponential', eval_every=1000),
+    'text-builtin': replace(_text, data='text-builtin', width_g=64, width_d=64, depth_g=2, depth_d=2,
+                            batch=64, steps=6000, lr_g=1e-3, lr_d=2e-3, beta1=.5, ema=.99, lr_end=.3,
+                            decay='exponential', eval_every=1000),
     'billion_word': replace(_text, data='data/billion_word'),
 }
 
@@ -48,7 +50,7 @@ def method(
     name: str,  # a key of METHODS
     e: Experiment,  # the experiment to change
 ) -> Experiment:
-    "An experiment by another method; the memory is counted in batches. Raises ValueError for an unknown name."
+    "An experiment by another method, its memory counted in batches. Raises ValueError for another name."
     changes = METHODS[known(name, METHODS)]
     return replace(e, **changes | dict(memory=changes.get('memory', 0) * e.batch))
 

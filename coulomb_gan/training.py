@@ -107,6 +107,12 @@ class Run:
         "Samples of the averaged generator in batches of the training size."
         return drawn(self.state, self.experiment, n, seed).cpu()
 
+# %% ../nbs/15_training.ipynb #c6605a6d
+def _numbers(s, e, out):
+    h, last = s.schedule, read_metrics(out)[-1]
+    seconds = dict(seconds=round(h['seconds'], 1), seconds_looking=round(h['looking'], 1))
+    return dict(steps=s.step, seed=e.seed, energy_train=last['energy'], best_step=h['best_step']) | seconds
+
 # %% ../nbs/15_training.ipynb #216b6e91
 def fit(
     experiment: Experiment,  # all settings
@@ -129,10 +135,7 @@ def fit(
               mininterval=.5 if sys.stderr.isatty() else 20) as bar:
         _train(s, e, data, watch, out, bar)
     if not (out / 'result.json').exists():
-        numbers = dict(steps=s.step, seconds=round(s.schedule['seconds'], 1), seed=e.seed,
-                       seconds_looking=round(s.schedule['looking'], 1), energy_train=read_metrics(out)[-1]['energy'],
-                       best_step=s.schedule['best_step'])
-        write_json(out / 'result.json', numbers | environment(e.device))
+        write_json(out / 'result.json', _numbers(s, e, out) | environment(e.device))
     return Run(out, e, s)
 
 # %% ../nbs/15_training.ipynb #5b0b3c4d
