@@ -41,8 +41,6 @@ def most_common(
     counts[[ord(PAD), ord(UNKNOWN)]] = 0
     common = np.argsort(-counts, kind='stable')[:size - 2]
     return (UNKNOWN, PAD, *(chr(c) for c in common if counts[c]))
-
-# %% ../nbs/11_text.ipynb #848a6a83
 def _table(vocabulary):  # index of every code point
     table = np.zeros(N_CODES, np.uint8 if len(vocabulary) <= 256 else np.uint16)
     table[[ord(c) for c in vocabulary]] = range(len(vocabulary))
@@ -132,14 +130,14 @@ def store(
     shape: tuple,  # lines kept and their length
     vocabulary: tuple,  # of `most_common`
 ) -> tuple:  # the npy file as bytes, uint8 `(size,)`, and its rows, uint8 or uint16 `(n, length)`
-    "The second pass: indices in a fixed random order. Raises ValueError if there are fewer lines than before."
+    "The second pass: indices in a fixed random order. Raises ValueError if lines are missing."
     table, done = _table(vocabulary), 0
     place = torch.randperm(shape[0], generator=torch.Generator().manual_seed(0)).numpy()
     file, stored = _npy(shape, table.dtype)
     for rows, _ in blocks:
         stored[place[done:done + len(rows)]] = table[rows]
         done += len(rows)
-    if done != shape[0]: raise ValueError(f'the text changed while it was read: {shape[0]} lines, then {done}')
+    if done != shape[0]: raise ValueError(f'the text changed meanwhile: {shape[0]} lines, then {done}')
     return file, stored
 
 # %% ../nbs/11_text.ipynb #fff95a95
@@ -157,13 +155,13 @@ def split(
 def corpus(
     folder: Path,  # written by `prepare_text`
 ) -> Corpus:
-    "The memory-mapped lines of a folder, its last rows held out. Raises ValueError if it has none or damaged ones."
+    "The memory-mapped lines of a folder, its last rows held out. Raises ValueError without sound ones."
     folder = Path(folder)
     if not (folder / 'manifest.json').exists() or not (folder / 'lines.npy').exists():
         raise ValueError(f'{folder} holds no prepared text; make it with `coulomb-gan prepare`')
     manifest = json.loads((folder / 'manifest.json').read_text())
     try: rows = np.load(folder / 'lines.npy', mmap_mode='c')
-    except ValueError as e: raise ValueError(f'{folder}/lines.npy is damaged: {e}') from e
+    except (ValueError, EOFError) as e: raise ValueError(f'{folder}/lines.npy is damaged: {e}') from e
     return split(rows, tuple(manifest['vocabulary']), manifest['units'])
 
 # %% ../nbs/11_text.ipynb #c66755c0
