@@ -17,6 +17,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                        'coulomb_gan.algorithm.adam': ('algorithm.html#adam', 'coulomb_gan/algorithm.py'),
                                        'coulomb_gan.algorithm.plateau': ('algorithm.html#plateau', 'coulomb_gan/algorithm.py'),
                                        'coulomb_gan.algorithm.rates': ('algorithm.html#rates', 'coulomb_gan/algorithm.py'),
+                                       'coulomb_gan.algorithm.slim': ('algorithm.html#slim', 'coulomb_gan/algorithm.py'),
                                        'coulomb_gan.algorithm.train_step': ('algorithm.html#train_step', 'coulomb_gan/algorithm.py')},
             'coulomb_gan.commands': { 'coulomb_gan.commands._given': ('commands.html#_given', 'coulomb_gan/commands.py'),
                                       'coulomb_gan.commands._spaces': ('commands.html#_spaces', 'coulomb_gan/commands.py'),
