@@ -229,6 +229,23 @@ def test_block_size_changes_nothing(c, block, self_charge):
     close(got, want, kernel)
 
 
+@property_test
+@given(clouds(least=3), st.floats(0, 5), st.integers(1, 2))
+def test_further_charges_are_charges_where_nothing_is_read(c, strength, read):
+    _, x, y, kernel = c
+    wide = potentials(x, y, kernel, strength)
+    got = potentials(x[:read], y[:read], kernel, strength, more_x=x[read:], more_y=y[read:])
+    close(torch.cat(got), torch.cat([phi[:read] for phi in wide]), kernel)
+
+
+@property_test
+@given(clouds(), st.floats(0, 5))
+def test_label_is_linear_in_its_strength(c, strength):
+    _, x, y, kernel = c
+    dropped, kept, got = (torch.cat(potentials(x, y, kernel, s)) for s in (0., 1., strength))
+    close(got, dropped + strength * (kept - dropped), kernel)
+
+
 # --- closed forms -------------------------------------------------------------------------------------------------
 
 @property_test

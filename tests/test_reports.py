@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from coulomb_gan import reproduce as reproduce_module
+from coulomb_gan import compare as compare_module, reproduce as reproduce_module
+from coulomb_gan.compare import compare
 from coulomb_gan.prepare import prepare
-from coulomb_gan.reproduce import experiment, render, reproduce
+from coulomb_gan.presets import experiment
+from coulomb_gan.reproduce import execute, render, reproduce
 from coulomb_gan.runs import RunError
 from coulomb_gan.training import fit
 
@@ -22,6 +24,7 @@ SMALL = dict(steps=100, eval_every=50, log_every=10, eval_samples=100, width_g=1
 COMMON = {'steps', 'seconds', 'seed', 'hardware', 'commit', 'energy', 'n_samples'}
 IMAGES = COMMON | {'energy_floor'}
 DIGITS = IMAGES | {'frechet', 'frechet_floor', 'feature_space', 'class_shares'}
+TEXT = COMMON | {'jsd', 'jsd_floor', 'corpus', 'lines_copied', 'words_known', 'gauge'}
 MIXTURE = COMMON | {'modes', 'within_3sigma', 'share_min', 'share_max', 'variance_min', 'variance_max'}
 
 
@@ -58,10 +61,11 @@ def check_result(folder, keys):
     return result
 
 
-def report_of(name, tmp_path, keys, least, monkeypatch):
-    monkeypatch.setattr(reproduce_module, 'render', partial(render, n_samples=1000))      # a tenth: half the time
+def report_of(name, tmp_path, keys, least, monkeypatch, parameters=dict(n_samples=1000), **changes):
+    monkeypatch.setattr(reproduce_module, 'render', partial(render, **parameters))      # fewer samples: half the time
+    monkeypatch.chdir(tmp_path)      # statistics of the training set are kept there
     out, report = tmp_path / 'run', tmp_path / 'reports' / name
-    page = reproduce(name, out, report=report, progress=False, **SMALL)
+    page = reproduce(name, out, report=report, progress=False, **SMALL | changes)
     assert page == report / 'report.html'
     for folder in (out, report):
         check_page(folder, least, str(tmp_path))
@@ -81,6 +85,27 @@ def test_mixture_on_a_server_without_a_screen(tmp_path, monkeypatch):
     monkeypatch.setenv('MPLBACKEND', 'Agg')
     result = report_of('mixture', tmp_path, MIXTURE, 4, monkeypatch)
     assert 0 <= result['modes'] <= 25 and 0 <= result['within_3sigma'] <= 1
+
+
+def test_text(tmp_path, monkeypatch):
+    result = report_of('text-builtin', tmp_path, TEXT, 2, monkeypatch, dict(n_charges=100), steps=20, eval_every=10,
+                       eval_samples=640)
+    for name in ('jsd', 'jsd_floor'): assert [*result[name]] == list('123456')
+    assert all(result['jsd_floor'][n] < result['jsd'][n] <= 1 for n in '123456')
+    assert result['corpus'] == 'text-builtin' and result['n_samples'] == 640
+
+
+def test_methods_side_by_side_in_the_plane(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_module, 'execute', partial(execute, n_samples=500))
+    page = compare('mixture', tmp_path / 'runs', methods=['wide-dropped', 'wgan-gp'], seeds=2,
+                   report=tmp_path / 'report', progress=False, **SMALL | dict(steps=20))
+    assert page == tmp_path / 'report' / 'report.html'
+    check_page(tmp_path / 'report', 2, str(tmp_path))
+    result = json.loads((tmp_path / 'report' / 'result.json').read_text())
+    assert [*result] == ['wide-dropped', 'wgan-gp'] and all(len(seeds) == 2 for seeds in result.values())
+    learned, ordinary = result['wide-dropped'][0], result['wgan-gp'][0]
+    assert {'F', 'r2', 'within_3sigma', 'steps', 'seconds'} <= learned.keys() and 'r2' not in ordinary
+    assert learned['steps'] == 20 and learned['F'] != result['wide-dropped'][1]['F']
 
 
 def make_pictures(folder, count=80, side=20):
@@ -128,7 +153,7 @@ def test_failing_cell_is_one_line(moved, monkeypatch):
         nbformat.v4.new_code_cell('share = 1 / 0')],
         metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
     nbformat.write(broken, moved / 'broken.ipynb')
-    monkeypatch.setattr(reproduce_module, 'notebook', lambda e: moved / 'broken.ipynb')
+    monkeypatch.setattr(reproduce_module, 'notebook', lambda kind: moved / 'broken.ipynb')
     with pytest.raises(RunError) as caught: render(Path('elsewhere/folder'))
     message = str(caught.value)
     assert 'ZeroDivisionError: division by zero' in message and 'report.ipynb' in message and '\n' not in message

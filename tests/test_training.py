@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from coulomb_gan import monitor, training
+from coulomb_gan.algorithm import slim
 from coulomb_gan.commands import main
 from coulomb_gan.prepare import prepare
 from coulomb_gan.experiment import Experiment
@@ -311,6 +312,29 @@ def test_stopped_at_a_step_ends_the_same(step, middle, tmp_path, monkeypatch):
     assert max(steps_saved(out)) == step
     run(MIDDLE, out)
     assert_same_end(out, middle)
+
+
+@pytest.mark.parametrize('options', [dict(charges=8, memory=48), dict(objective='direct', charges=8, memory=32, self_charge=0.),
+                                     dict(objective='wgan-gp'), dict(distance='digits', eval_samples=80)], ids=str)
+def test_stopped_with_charges_and_other_games_ends_the_same(options, tmp_path, monkeypatch):
+    "Remembered charges are part of the state; at step 15 the memory has gone round"
+    monkeypatch.setattr(monitor, 'STATISTICS', tmp_path / 'statistics')
+    e = replace(MIDDLE, steps=24, **options)
+    run(e, tmp_path / 'whole')
+    run(e, stopped(e, tmp_path / 'broken', 15, monkeypatch))
+    assert_same_end(tmp_path / 'broken', tmp_path / 'whole')
+
+
+def test_slim_checkpoint_samples_but_does_not_continue(middle, tmp_path, monkeypatch):
+    out = shutil.copytree(middle, tmp_path / 'run')
+    newest = out / 'checkpoints' / f'{MIDDLE.steps}.pt'
+    save_checkpoint(newest, slim(load_checkpoint(newest)))
+    # half precision keeps eleven bits of weights of size 1, a few layers deep
+    torch.testing.assert_close(load_run(out).sample(5), load_run(middle).sample(5), rtol=0, atol=.02)
+    assert newest.stat().st_size < (middle / 'checkpoints' / newest.name).stat().st_size / 2
+    half = stopped(MIDDLE, tmp_path / 'half', 15, monkeypatch)
+    for path in half.glob('checkpoints/*.pt'): save_checkpoint(path, slim(load_checkpoint(path)))
+    with pytest.raises(RunError, match='slim checkpoint, which cannot be continued'): run(MIDDLE, half)
 
 
 def flip(data): return data[:len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1:]
