@@ -63,7 +63,7 @@ class State:
 def load_state_dict(self: State,
     saved: dict,  # from `state_dict`
 ):
-    "Takes over a saved state, slim or whole; on another kind of device random numbers start anew from the step."
+    "Takes over a saved state, slim or whole; on another kind of device random numbers start from the step."
     for name in self._parts:
         if name in saved: getattr(self, name).load_state_dict(saved[name])
     self.memory.copy_(saved['memory'])

@@ -81,8 +81,10 @@ def dcgan_discriminator(
 
 # %% ../nbs/12_networks.ipynb #27a8721b
 def _he(layer):
-    "He's initialisation, so that what passes ReLUs keeps its variance without batch norm"
-    if isinstance(layer, nn.Linear): nn.init.kaiming_uniform_(layer.weight, nonlinearity='relu')
+    "He's variances, so that what passes ReLUs keeps its size without batch norm; biases spread the folds"
+    if isinstance(layer, nn.Linear):
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity='relu')
+        nn.init.normal_(layer.bias, std=.3)
 
 # %% ../nbs/12_networks.ipynb #0f6e5317
 ACTIVATIONS = {'leaky_relu': partial(nn.LeakyReLU, .2), 'elu': nn.ELU}

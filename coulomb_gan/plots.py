@@ -23,8 +23,8 @@ def use_style(
     "Gives every figure the project's look; called when the module is imported."
     neutral = plt.cycler(color=['#444444', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'])  # the palette's rest
     plt.rcParams.update({
-        'figure.figsize': (5, 2.8), 'figure.constrained_layout.use': True, 'font.size': 8, 'axes.titlesize': 8,
-        'axes.spines.top': False, 'axes.spines.right': False, 'axes.linewidth': .6, 'legend.edgecolor': 'w',
+        'figure.figsize': (5, 2.8), 'figure.constrained_layout.use': True, 'font.size': 8, 'axes.linewidth': .6,
+        'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 8, 'legend.edgecolor': 'w',
         'axes.prop_cycle': plt.cycler(ls=['-', '--']) * neutral, 'image.interpolation': 'nearest'})
 
 # %% ../nbs/22_plots.ipynb #775ffe17

@@ -16,8 +16,8 @@ _images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_00
                      eval_samples=5120)
 _text = Experiment(networks='text', width_g=512, width_d=512, depth_g=5, depth_d=5, lr_d=1e-4, steps=500_000,
                    eval_every=5000, eval_samples=1000, distance='ngrams', decay='none')
-_plane = Experiment(data='mixture', latent=2, width_g=128, depth_g=3, width_d=128, depth_d=2, activation_d='elu',
-                    batch=128, lr_g=1e-3, lr_d=5e-3, beta1=.5, ema=.9998, lr_end=.001, decay='exponential',
+_plane = Experiment(data='mixture', latent=2, width_g=128, depth_g=3, width_d=128, depth_d=2,
+                    activation_d='elu', batch=128, lr_g=1e-3, lr_d=5e-3, beta1=.5, ema=.9998, lr_end=.001, decay='exponential',
                     eps=3., eps_end=1.)
 EXPERIMENTS = {
     'digits': Experiment(batch=256, steps=16_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
@@ -25,14 +25,14 @@ EXPERIMENTS = {
     'mixture': replace(_plane, steps=50_000),
     'mixture-full': replace(_plane, steps=1_000_000, log_every=1000, eval_every=25_000),
     'mixture-direct': replace(_plane, batch=512, charges=1024, self_charge=0., objective='direct', depth_g=5,
-                              batch_norm_g=False, steps=24_000, lr_g=3e-3, lr_end=.003, decay='cosine',
-                              eps_end=.3),
+                              batch_norm_g=False, steps=27_000, lr_g=3e-3, lr_end=.003, decay='cosine',
+                              eps_end=.3, weight_decay=0.),
     'cifar10': replace(_images, data='data/cifar10', latent=16),
     'celeba': replace(_images, data='data/celeba', latent=32),
     'lsun': replace(_images, data='data/lsun', latent=32),
     'folder': replace(_images, data='data/folder', latent=32),
     'text-builtin': replace(_text, data='text-builtin', width_g=64, width_d=64, depth_g=2, depth_d=2,
-                            batch=64, steps=10_000, lr_g=2e-3, lr_d=4e-3, beta1=.5, ema=.99, lr_end=.1,
+                            batch=64, steps=8000, lr_g=2e-3, lr_d=4e-3, beta1=.5, ema=.99, lr_end=.1,
                             decay='exponential', eval_every=1000),
     'billion_word': replace(_text, data='data/billion_word'),
 }

@@ -131,7 +131,8 @@ def fit(
     if saved and not resume: raise RunError(f'{out} holds a run already; choose another --out or resume it')
     if saved: s.load_state_dict(saved)
     if not s.schedule['finished']:
-        if saved and 'opt_g' not in saved: raise RunError(f'{out} holds a slim checkpoint, which cannot be continued')
+        if saved and 'opt_g' not in saved:
+            raise RunError(f'{out} holds a slim checkpoint, which cannot be continued')
         rewind_metrics(out, s.step)
     with tqdm(total=e.steps, initial=s.step, desc=out.name, unit='step', disable=not progress,
               mininterval=.5 if sys.stderr.isatty() else 20) as bar:
