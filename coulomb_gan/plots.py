@@ -22,10 +22,10 @@ def use_style(
 ) -> None:  # matplotlib's defaults are changed in place
     "Gives every figure the project's look; called when the module is imported."
     neutral = plt.cycler(color=['#444444', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'])  # the palette's rest
-    plt.rcParams.update({
-        'figure.figsize': (5, 2.8), 'figure.constrained_layout.use': True, 'font.size': 8, 'axes.linewidth': .6,
-        'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 8, 'legend.edgecolor': 'w',
-        'axes.prop_cycle': plt.cycler(ls=['-', '--']) * neutral, 'image.interpolation': 'nearest'})
+    plt.rc('axes', titlesize=8, linewidth=.6, prop_cycle=plt.cycler(ls=['-', '--']) * neutral)
+    plt.rc('axes.spines', top=False, right=False)
+    plt.rcParams.update({'figure.figsize': (5, 2.8), 'figure.constrained_layout.use': True, 'font.size': 8,
+                         'image.interpolation': 'nearest', 'legend.edgecolor': 'w'})
 
 # %% ../nbs/22_plots.ipynb #775ffe17
 use_style()

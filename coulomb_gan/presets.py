@@ -17,8 +17,8 @@ _images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_00
 _text = Experiment(networks='text', width_g=512, width_d=512, depth_g=5, depth_d=5, lr_d=1e-4, steps=500_000,
                    eval_every=5000, eval_samples=1000, distance='ngrams', decay='none')
 _plane = Experiment(data='mixture', latent=2, width_g=128, depth_g=3, width_d=128, depth_d=2,
-                    activation_d='elu', batch=128, lr_g=1e-3, lr_d=5e-3, beta1=.5, ema=.9998, lr_end=.001, decay='exponential',
-                    eps=3., eps_end=1.)
+                    activation_d='elu', batch=128, lr_g=1e-3, lr_d=5e-3, beta1=.5, ema=.9998, lr_end=.001,
+                    decay='exponential', eps=3., eps_end=1.)
 EXPERIMENTS = {
     'digits': Experiment(batch=256, steps=16_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
                          decay='exponential', width_g=256, width_d=256, distance='digits'),
