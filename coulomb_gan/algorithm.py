@@ -95,9 +95,9 @@ def rates(
 def plateau(
     s: State,  # its schedule is changed in place
     e: Experiment,  # gives decay and patience
-    value: float,  # the newest monitored energy
+    value: float,  # the newest distance, or energy where none is named
 ):
-    "Remembers the best energy; the first plateau drops the rates, the second finishes the run (section 4)."
+    "Remembers the best value; the first plateau drops the rates, the second finishes the run (section 4)."
     h = s.schedule
     if value < h['best']: h.update(best=value, best_step=s.step, waited=0)
     else: h['waited'] += 1
