@@ -42,7 +42,7 @@ def verbatim(
     line: str,  # any text
 ) -> str:
     "A line of text for a cell of a Markdown table: nothing in it is taken for markup."
-    return '<code>' + ''.join(c if c.isalnum() else f'&#{ord(c)};' for c in line or ' ') + '</code>'
+    return ''.join(c if c.isalnum() else f'&#{ord(c)};' for c in line or ' ')
 
 # %% ../nbs/30_reproduce.ipynb #581510e3
 def settings(
