@@ -412,5 +412,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                       'coulomb_gan.training._save': ('training.html#_save', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training._train': ('training.html#_train', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training.fit': ('training.html#fit', 'coulomb_gan/training.py'),
+                                      'coulomb_gan.training.flushed': ('training.html#flushed', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training.load_run': ('training.html#load_run', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training.stop_signals': ('training.html#stop_signals', 'coulomb_gan/training.py')}}}

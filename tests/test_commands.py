@@ -61,7 +61,7 @@ def test_every_field_is_settable(name, run):
     assert f'{name} = {value}' in out.splitlines() and getattr(EXPERIMENTS['digits'], name) != value
 
 
-@pytest.mark.parametrize('command', ['show', 'train', 'reproduce'])
+@pytest.mark.parametrize('command', ['show', 'train', 'reproduce', 'compare'])
 def test_help_mentions_every_field(command, run):
     code, out, err = run(f'{command} --help')
     assert (code, err) == (0, [])
@@ -77,7 +77,7 @@ def test_help_of_every_command(command, run):
 def test_help_lists_the_commands(run):
     code, out, _ = run('--help')
     assert code == 0
-    assert sorted(cli.commands) == ['evaluate', 'list', 'prepare', 'reproduce', 'show', 'train']
+    assert sorted(cli.commands) == ['compare', 'evaluate', 'list', 'prepare', 'reproduce', 'show', 'train']
     assert all(command in out for command in cli.commands)
 
 
