@@ -19,9 +19,10 @@ from .presets import METHODS, experiment, method
 from .reproduce import copy_report, execute, notebook
 from .training import fit
 
-# %% ../nbs/30b_compare.ipynb #85ea381e
+# %% ../nbs/30b_compare.ipynb #55979a36
 WARM_UP = 10  # steps before the clock starts
 
+# %% ../nbs/30b_compare.ipynb #85ea381e
 def affordable(
     e: Experiment,  # what is to run
     seconds: float,  # for training alone
@@ -46,6 +47,12 @@ def mean_interval(
     deviation = (sum((v - mean)**2 for v in values) / (n - 1))**.5
     return f'{mean:.4g} ± {t.ppf(.975, n - 1) * deviation / n**.5:.2g}'
 
+# %% ../nbs/30b_compare.ipynb #65ff4501
+def _chosen(run):
+    "Steps of a run that was begun before, or None"
+    path = run / 'config.json'
+    return json.loads(path.read_text())['steps'] if path.exists() else None
+
 # %% ../nbs/30b_compare.ipynb #af2b9504
 def compare(
     name: str,  # a key of EXPERIMENTS
@@ -60,9 +67,7 @@ def compare(
     "Trains an experiment by several methods and renders them side by side."
     for key in methods or METHODS:
         e = method(key, experiment(name, **changes))
-        first = Path(out, f'{key}-0', 'config.json')
-        if first.exists(): e = replace(e, steps=json.loads(first.read_text())['steps'])
-        elif seconds: e = replace(e, steps=affordable(e, seconds))
-        e = replace(e, eval_every=max(1, e.steps // 10))
+        steps = _chosen(Path(out, f'{key}-0')) or (affordable(e, seconds) if seconds else e.steps)
+        e = replace(e, steps=steps, eval_every=max(1, steps // 10))
         for seed in range(seeds): fit(replace(e, seed=seed), Path(out, f'{key}-{seed}'), progress=progress)
     return copy_report(execute(notebook('methods'), out), report)
