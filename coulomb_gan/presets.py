@@ -32,7 +32,7 @@ EXPERIMENTS = {
     'lsun': replace(_images, data='data/lsun', latent=32),
     'folder': replace(_images, data='data/folder', latent=32),
     'text-builtin': replace(_text, data='text-builtin', width_g=64, width_d=64, depth_g=2, depth_d=2,
-                            batch=64, steps=10_000, lr_g=2e-3, lr_d=4e-3, beta1=.5, ema=.99, lr_end=.1,
+                            batch=64, steps=6000, lr_g=2e-3, lr_d=4e-3, beta1=.5, ema=.99, lr_end=.1,
                             decay='exponential', eval_every=1000),
     'billion_word': replace(_text, data='data/billion_word'),
 }
