@@ -315,7 +315,8 @@ def test_stopped_at_a_step_ends_the_same(step, middle, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('options', [dict(charges=8, memory=48), dict(objective='direct', charges=8, memory=32, self_charge=0.),
-                                     dict(objective='wgan-gp'), dict(distance='digits', eval_samples=80)], ids=str)
+                                     dict(objective='wgan-gp'), dict(distance='digits', eval_samples=80),
+                                     dict(data='text-builtin', networks='text', distance='ngrams', eval_samples=640)], ids=str)
 def test_stopped_with_charges_and_other_games_ends_the_same(options, tmp_path, monkeypatch):
     "Remembered charges are part of the state; at step 15 the memory has gone round"
     monkeypatch.setattr(monitor, 'STATISTICS', tmp_path / 'statistics')
