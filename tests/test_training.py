@@ -188,7 +188,8 @@ def test_device_that_cannot_train_is_refused(device, tmp_path):
 
 LONG = replace(TINY, steps=600, eval_every=30, log_every=7, ema=.99, smoothing=.1, decay='exponential')
 OPTIONS = [part for f in fields(Experiment) if f.name in ('latent', 'width_g', 'width_d', 'depth_g', 'depth_d', 'batch', 'steps',
-           'log_every', 'eval_every', 'eval_samples', 'ema', 'smoothing', 'lr_g', 'lr_d', 'decay', 'lr_end')
+           'log_every', 'eval_every', 'eval_samples', 'ema', 'smoothing', 'lr_g', 'lr_d', 'decay', 'lr_end',
+           'distance')
            for part in ('--' + f.name.replace('_', '-'), str(getattr(LONG, f.name)))]
 
 
