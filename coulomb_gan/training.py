@@ -133,9 +133,10 @@ def fit(
     e, data = experiment, load(experiment.data)
     if torch.device(e.device).type == 'cuda' and not torch.cuda.is_available():
         raise RunError('this machine has no CUDA device; use --device cpu')
-    s, watch = State(e, data.shape), distance(e, data)
-    out = open_run(out, asdict(e), environment(e.device))
     saved = newest_checkpoint(out)
+    finished = saved and saved['schedule']['finished']  # then nothing is watched any more
+    s, watch = State(e, data.shape), None if finished else distance(e, data)
+    out = open_run(out, asdict(e), environment(e.device))
     if saved and not resume: raise RunError(f'{out} holds a run already; choose another --out or resume it')
     if saved: s.load_state_dict(saved)
     if not s.schedule['finished']:
