@@ -5,7 +5,7 @@
 DATA is a folder made by `coulomb-gan prepare cifar10`. The three runs have the paper's settings for as many steps as
 fit into --minutes each: self-charge kept, dropped, and 8,192 real charges a step in place of the minibatch's 128. With
 --features each is measured in that network at its end (50,000 samples; --samples for fewer). Every finished run ends
-in OUT/NAME.tar in parts of 15 MB: the run folder with a slim checkpoint, from which the report can be rendered on
+in OUT/NAME.tgz in parts of 15 MB: the run folder with a slim checkpoint, from which the report can be rendered on
 another machine: join the parts with `cat`, unpack, and `coulomb-gan evaluate NAME`. Further options are fields of
 `Experiment`, for all three. A second call continues where the first stopped.
 """
@@ -27,7 +27,7 @@ from coulomb_gan.runs import load_checkpoint, save_checkpoint, write_whole
 from coulomb_gan.spaces import load_space, summary
 from coulomb_gan.training import fit
 
-RUNS = {'kept': {}, 'dropped': dict(self_charge=0.), 'charges8192': dict(charges=8064)}
+RUNS = {'kept-0': {}, 'dropped-0': dict(self_charge=0.), 'charges8192-0': dict(charges=8064)}
 PART = 15 * 2**20
 
 
@@ -39,8 +39,8 @@ def train(e, out, seconds):
 
 
 def pack(run, out):
-    "The run folder with a slim checkpoint, as a tar in parts."
-    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode='w') as archive:
+    "The run folder with a slim checkpoint, as a compressed tar in parts."
+    with tarfile.open(fileobj=(buffer := io.BytesIO()), mode='w:gz', compresslevel=1) as archive:
         for path in sorted(run.rglob('*')):
             if path.suffix != '.pt' and path.is_file(): archive.add(path, Path(run.name, path.relative_to(run)))
         newest = max((run / 'checkpoints').glob('*.pt'), key=lambda p: int(p.stem))
@@ -48,7 +48,7 @@ def pack(run, out):
         archive.add(small, Path(run.name, 'checkpoints', newest.name))
         small.unlink()
     data = buffer.getvalue()
-    for i in range(0, len(data), PART): write_whole(out / f'{run.name}.tar.{i // PART:02}', data[i:i + PART])
+    for i in range(0, len(data), PART): write_whole(out / f'{run.name}.tgz.{i // PART:02}', data[i:i + PART])
 
 
 def main():
@@ -65,16 +65,16 @@ def main():
     o = vars(parser.parse_args())
     data, out, minutes, features, samples = (o.pop(k) for k in ('data', 'out', 'minutes', 'features', 'samples'))
     device = o.setdefault('device', 'cuda')
-    bench = [sys.executable, Path(__file__).with_name('step.py'), '--device', device, '--compile', '--seconds', '5']
-    out.mkdir(parents=True, exist_ok=True)
-    table = subprocess.run(bench, capture_output=True, text=True)
-    print(table.stdout or table.stderr, flush=True)
-    (out / 'step.txt').write_text(table.stdout or table.stderr)
+    if not (out / 'step.txt').exists():
+        bench = [sys.executable, Path(__file__).with_name('step.py'), '--device', device, '--seconds', '1']
+        write_whole(out / 'step.txt', subprocess.run(bench, stdout=subprocess.PIPE, check=True).stdout)
+    print((out / 'step.txt').read_text(), flush=True)
     for name, changes in RUNS.items():
         run = train(experiment('cifar10', data=data, **o | changes), out / name, minutes * 60)
         if features: print(name, summary(measure(run.out, load_space(features, device), samples=samples)), flush=True)
         pack(run.out, out)
-        print(f'{name}: {run.state.step} steps, F {run.metrics[-1]["energy"]:.5f}', flush=True)
+        looks = [(m['step'], round(m['energy'], 5)) for m in run.metrics if 'energy' in m]
+        print(f'{name}: F after steps {looks}', flush=True)
 
 
 if __name__ == '__main__': main()

@@ -2,20 +2,22 @@
 
     python benchmarks/mixture.py [--batch 128] [--device cpu|cuda] [--seconds 20] [--compile]
 
-One thread on a CPU. The plain loop: all pairwise differences, D once at each side for its own loss and once more for G's,
+One thread on a CPU; on a GPU ours is recorded as a CUDA graph, and stands a second time without. The plain loop: all pairwise differences, D once at each side for its own loss and once more for G's,
 every gradient there is, Adam parameter by parameter. Both start from the same weights and see the same samples; the
 last column is the largest difference between their losses over the first hundred steps, relative to the plain one's.
-Times are of the processor on a CPU, so that other work on the machine counts little. With --compile a third row has
-both networks through `torch.compile`, on a GPU in CUDA graphs.
+Times are of the processor on a CPU, so that other work on the machine counts little. With --compile another row has
+both networks through `torch.compile`.
 """
 import argparse
 import statistics
 import time
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from coulomb_gan.algorithm import State, train_step
+from coulomb_gan.capture import Stepper
 from coulomb_gan.data import Samples, load
 from coulomb_gan.presets import experiment
 
@@ -49,18 +51,18 @@ def state(e, plain=False, compiled=False):
         s.opt_g, s.opt_d = (torch.optim.Adam(net.parameters(), lr, (e.beta1, e.beta2), foreach=False)
                             for net, lr in ((s.g, e.lr_g), (s.d, e.lr_d)))
     if compiled:
-        for net in (s.g, s.d): net.compile(mode='reduce-overhead' if e.device == 'cuda' else 'default')
+        for net in (s.g, s.d): net.compile()
     return s
 
 
-def run(s, step, e, real, n):
+def run(step, e, real, n):
     "Losses of n steps `(n, 2)`, and seconds a step."
     draw, losses = torch.Generator(e.device).manual_seed(1), []
     clock = time.thread_time if e.device == 'cpu' else time.perf_counter
     start = clock()
     for _ in range(n):
         index = torch.randint(len(real), (e.batch,), generator=draw, device=e.device)
-        losses.append(torch.stack(step(s, e, real[index])))
+        losses.append(torch.stack(step(real[index])))
     losses = torch.stack(losses).cpu()  # waits for a GPU
     return losses, (clock() - start) / n
 
@@ -76,12 +78,13 @@ def main():
     e = replace(experiment('mixture'), batch=o.batch, device=o.device, eps_end=None, decay='none', weight_decay=0.,
                 lr_g=1e-4, lr_d=1e-4, charges=0, memory=0, objective='coulomb', self_charge=1.)
     real = Samples(load('mixture'), o.device)
-    rows = {'plain': (state(e, plain=True), plain_step), 'ours': (state(e), train_step)}
-    if o.compile: rows['ours, compiled'] = state(e, compiled=True), train_step
-    first = {name: run(s, step, e, real, 100)[0] for name, (s, step) in rows.items()}
+    rows = {'plain': partial(plain_step, state(e, plain=True), e), 'ours': Stepper(state(e), e)}
+    if o.device == 'cuda': rows['ours, not recorded'] = partial(train_step, state(e), e)
+    if o.compile: rows['ours, compiled'] = partial(train_step, state(e, compiled=True), e)
+    first = {name: run(step, e, real, 100)[0] for name, step in rows.items()}
     times, end = {name: [] for name in rows}, time.perf_counter() + o.seconds
     while time.perf_counter() < end or len(times['plain']) < 5:  # in turn, so that a slow minute hits all alike
-        for name, (s, step) in rows.items(): times[name].append(run(s, step, e, real, 100)[1])
+        for name, step in rows.items(): times[name].append(run(step, e, real, 100)[1])
     print(f'batch {e.batch}, G {e.depth_g} x {e.width_g}, D {e.depth_d} x {e.width_d}, {e.device}, torch {torch.__version__}')
     print('| step | ms | steps/s | times faster | largest difference of losses |\n|---|---|---|---|---|')
     for name, t in times.items():

@@ -2,11 +2,13 @@
 
     python benchmarks/step.py [--side 32|64] [--batch 128] [--device cpu|cuda] [--seconds 30] [--compile]
 
-The plain step: eager float32, library convolutions, all pairwise differences, D once for its own loss and once more for G's, every
-gradient there is, Adam parameter by parameter. Each row gives milliseconds, how many times faster than the plain step,
-the share of the matrix throughput measured here in that row's precision, and the error of the first losses against a
-float64 plain step. With --compile each row of ours stands a second time with both networks through `torch.compile`,
-on a GPU in CUDA graphs. The last line is the last convolution of D, forward and backward, by the library and by patches.
+The plain step: eager float32, library convolutions, all pairwise differences, D once for its own loss and once more for
+G's, every gradient there is, Adam parameter by parameter. Each row gives milliseconds, how many times faster than the
+plain step, the share of the matrix throughput measured here in that row's precision, and the error of the first losses
+against a float64 plain step. On a GPU the plain step stands twice, since PyTorch lets convolutions round to TF32 unless
+told otherwise, and ours in both orders of memory, recorded as a CUDA graph and not. With --compile both networks also
+go through `torch.compile`. The last line is the last convolution of D, forward and backward, by the library and by
+patches.
 """
 import argparse
 import statistics
@@ -19,10 +21,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coulomb_gan.algorithm import State, train_step
+from coulomb_gan.capture import WARM_UP, Stepper
 from coulomb_gan.experiment import Experiment
 from coulomb_gan.networks import PatchConv2d
 
+OTHER = {'cpu': 'channels-last', 'cuda': 'contiguous'}  # order of memory that the package does not choose
 FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
+REPEATS = {'cpu': 1, 'cuda': 20}  # steps between two looks at the clock, which wait for a GPU
 
 
 def plain_potential(a, x, y, e):
@@ -49,11 +54,11 @@ def plain_step(s, e, y):
     return loss_d.detach(), loss_g.detach()
 
 
-def state(e, shape, form=torch.contiguous_format, dtype=torch.float32, plain=False, compiled=False):
+def state(e, shape, form=torch.preserve_format, dtype=torch.float32, plain=False, compiled=False):
     s = State(e, shape)
     for net in (s.g, s.d):
         net.to(dtype=dtype, memory_format=form)
-        if compiled: net.compile(mode='reduce-overhead' if e.device == 'cuda' else 'default')
+        if compiled: net.compile()
     if plain:
         s.opt_g, s.opt_d = (torch.optim.Adam(net.parameters(), lr, (e.beta1, e.beta2), foreach=False)
                             for net, lr in ((s.g, e.lr_g), (s.d, e.lr_d)))
@@ -62,16 +67,22 @@ def state(e, shape, form=torch.contiguous_format, dtype=torch.float32, plain=Fal
     return s
 
 
+def exactly(step, *given):
+    "The step with convolutions in float32 itself"
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
+        return step(*given)
+
+
 def wait(device):
     if device == 'cuda': torch.cuda.synchronize()
 
 
-def timed(call, device):
+def timed(call, device, repeats=1):
     wait(device)
     start = time.perf_counter()
-    call()
+    for _ in range(repeats): call()
     wait(device)
-    return time.perf_counter() - start
+    return (time.perf_counter() - start) / repeats
 
 
 def throughput(device, dtype):
@@ -103,23 +114,26 @@ def main():
                    device=o.device)
     y = (torch.rand(o.batch, *shape, generator=gen) * 2 - 1).to(o.device)
 
-    exact = torch.stack(plain_step(state(e, shape, dtype=torch.float64, plain=True), e, y.double()))
-    rows = {'plain': (state(e, shape, plain=True), plain_step, e, y)}
+    plain = partial(state, form=torch.contiguous_format, plain=True)
+    exact = torch.stack(plain_step(plain(e, shape, dtype=torch.float64), e, y.double()))
+    rows = {'plain': partial(exactly, plain_step, plain(e, shape), e)}
+    if o.device == 'cuda': rows['plain, TF32'] = partial(plain_step, plain(e, shape), e)
     for precision in ('float32', 'bfloat16'):
-        for name, form in FORMATS.items():
-            own, real = replace(e, precision=precision), y.contiguous(memory_format=form)
-            rows[f'ours, {precision}, {name}'] = state(own, shape, form), train_step, own, real
-            if o.compile: rows[f'ours, {precision}, {name}, compiled'] = state(own, shape, form, compiled=True), train_step, own, real
-    errors, times = {}, {name: [] for name in rows}
-    for name, (s, step, own, real) in rows.items():  # the first step warms up
-        errors[name] = ((torch.stack(step(s, own, real)).double() - exact).abs() / exact.abs()).max().item()
+        own = replace(e, precision=precision)
+        rows[f'ours, {precision}'] = Stepper(state(own, shape), own)
+        other = OTHER[o.device]
+        rows[f'ours, {precision}, {other}'] = Stepper(state(own, shape, FORMATS[other]), own)
+        if o.device == 'cuda': rows[f'ours, {precision}, not recorded'] = partial(train_step, state(own, shape), own)
+        if o.compile: rows[f'ours, {precision}, compiled'] = Stepper(state(own, shape, compiled=True), own)
+    errors, times, repeats = {}, {name: [] for name in rows}, REPEATS[o.device]
+    for name, step in rows.items():
+        errors[name] = ((torch.stack(step(y)).double() - exact).abs() / exact.abs()).max().item()
+        for _ in range(WARM_UP * (o.device == 'cuda')): step(y)  # records
     end = time.perf_counter() + o.seconds * len(rows)
     while time.perf_counter() < end or len(times['plain']) < 3:  # in turn, so that a slow minute hits all alike
-        for name, (s, step, own, real) in rows.items():
-            times[name].append(timed(lambda: step(s, own, real), o.device))
+        for name, step in rows.items(): times[name].append(timed(lambda: step(y), o.device, repeats))
 
-    s, _, own, real = rows['ours, float32, contiguous']
-    with FlopCounterMode(display=False) as counter: train_step(s, own, real)
+    with FlopCounterMode(display=False) as counter: train_step(state(e, shape), e, y)
     flops = counter.get_total_flops()
     best = {dtype: throughput(o.device, dtype) for dtype in (torch.float32, torch.bfloat16)}
     print(f'{o.batch} images of {shape}, {o.device}, {torch.get_num_threads()} threads: {flops / 1e9:.0f} GFLOP a step; '
@@ -128,7 +142,8 @@ def main():
     for name, t in times.items():
         t, dtype = statistics.median(t), torch.bfloat16 if 'bfloat16' in name else torch.float32
         share = f'{flops / t / best[dtype]:.0%}'
-        print(f"| {name} | {t * 1e3:.1f} | {statistics.median(times['plain']) / t:.2f} | {share} | {errors[name]:.1e} |")
+        print(f"| {name} | {t * 1e3:.2f} | {statistics.median(times['plain']) / t:.2f} | {share} | {errors[name]:.1e} |")
+    if o.device == 'cuda': return  # where both are the library's
     library, patches = last_convolution(o.batch, o.device)
     print(f'\nlast convolution of D: {library * 1e3:.0f} ms, by patches {patches * 1e3:.0f} ms, '
           f'{library / patches:.1f} times faster')

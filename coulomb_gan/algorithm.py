@@ -39,13 +39,17 @@ class State:
             torch.manual_seed(e.seed)
             pair = networks(e.networks, shape, e.latent, e.width_g, e.width_d, e.depth_g, e.depth_d,
                             e.activation_d, e.batch_norm_g)
-        self.g, self.d = (net.to(e.device) for net in pair)
+        on_gpu = torch.device(e.device).type == 'cuda'
+        form = torch.channels_last if on_gpu else torch.preserve_format  # measured: benchmarks/step.py
+        self.g, self.d = (net.to(e.device, memory_format=form) for net in pair)
         self.average = copy.deepcopy(self.g).requires_grad_(False) if e.ema else self.g
         self.joint = not any(isinstance(layer, _BatchNorm) for layer in self.d.modules())
         self.weights = {net: list(getattr(self, net).parameters()) for net in ('g', 'd', 'average')}
         self.opt_g, self.opt_d = adam(self.g, e.lr_g, e), adam(self.d, e.lr_d, e)
         self.gen = torch.Generator(e.device).manual_seed(e.seed)
         self.memory = torch.zeros(e.memory, *shape, device=e.device)
+        kinds = [torch.float32, torch.float32, torch.float64] * on_gpu  # rates of G and D, softening
+        self.dials = [torch.zeros((), dtype=kind, device=e.device) for kind in kinds]
         self.schedule = dict(step=0, seconds=0., looking=0., best=inf, best_step=0, waited=0, drops=[],
                              finished=False)
     _parts = 'g', 'd', 'average', 'opt_g', 'opt_d'
@@ -59,13 +63,21 @@ class State:
         return dict(parts, schedule=copy.deepcopy(self.schedule))
 
 # %% ../nbs/14_algorithm.ipynb #cff55b3a
+def _take_over(opt, saved):
+    "Adam's moments, laid out in memory as the weights are; everything else is the optimiser's own"
+    opt.load_state_dict(dict(state=saved['state'], param_groups=opt.state_dict()['param_groups']))
+    for p, moments in opt.state.items():
+        for name in ('exp_avg', 'exp_avg_sq'): moments[name] = torch.empty_like(p).copy_(moments[name])
+
 @patch
 def load_state_dict(self: State,
     saved: dict,  # from `state_dict`
 ):
     "Takes over a saved state, slim or whole; on another kind of device random numbers start from the step."
     for name in self._parts:
-        if name in saved: getattr(self, name).load_state_dict(saved[name])
+        if name not in saved: continue
+        if name.startswith('opt'): _take_over(getattr(self, name), saved[name])
+        else: getattr(self, name).load_state_dict(saved[name])
     self.memory.copy_(saved['memory'])
     self.schedule = saved['schedule']
     if saved['device'] == self.gen.device.type: self.gen.set_state(saved['gen'])
@@ -75,9 +87,9 @@ def load_state_dict(self: State,
 def slim(
     saved: dict,  # from `State.state_dict`
 ) -> dict:
-    "Without optimisers, weights in half precision: enough to sample and to report, not to continue."
-    halved = {net: {k: w.half() for k, w in saved[net].items()} for net in ('g', 'd', 'average')}
-    return {k: v for k, v in saved.items() if k not in ('opt_g', 'opt_d')} | halved
+    "In half precision, G as averaged, no optimisers: enough to sample and to report, not to continue."
+    d, average = ({k: w.half() for k, w in saved[net].items()} for net in ('d', 'average'))
+    return {k: v for k, v in saved.items() if k not in ('opt_g', 'opt_d')} | dict(g=average, d=d, average=average)
 
 # %% ../nbs/14_algorithm.ipynb #251c2e4c
 def rates(
@@ -90,6 +102,14 @@ def rates(
     cosine = e.lr_end + (1 - e.lr_end) * (1 + cos(pi * t)) / 2
     factors = dict(none=1., exponential=e.lr_end**t, cosine=cosine, plateau=e.lr_end**len(drops))
     return factors[e.decay], e.eps if e.eps_end is None else e.eps * (e.eps_end / e.eps)**t
+
+# %% ../nbs/14_algorithm.ipynb #87b48e5c
+def _dials(s, e):
+    "Rates of G and D, and softening; on a GPU numbers in its memory, which a graph reads anew at every step"
+    factor, eps = rates(e, s.step, s.schedule['drops'])
+    values = e.lr_g * factor, e.lr_d * factor, eps
+    for dial, value in zip(s.dials, values): dial.fill_(value)
+    return s.dials or values
 
 # %% ../nbs/14_algorithm.ipynb #d0695a16
 def plateau(
@@ -113,16 +133,16 @@ def _update(weights, opt, lr, loss, retain_graph=False):
     return opt.step
 
 # %% ../nbs/14_algorithm.ipynb #bf7a9f3f
-def _forward(net, a, e):
-    "A pass in the run's precision; what comes out is float32."
-    if e.precision == 'float32': return net(a)
-    with torch.autocast(a.device.type, torch.bfloat16): return net(a).float()
+def _forward(net, e, *inputs):
+    "Passes in the run's precision, weights rounded once for all; what comes out is float32"
+    if e.precision == 'float32': return [net(a) for a in inputs]
+    with torch.autocast(inputs[0].device.type, torch.bfloat16): return [net(a).float() for a in inputs]
 
 # %% ../nbs/14_algorithm.ipynb #224dcea0
 def _read(s, e, a_x, a_y):
     "D at both sides: in one pass, unless batch norm must see them apart"
-    if not s.joint: return [_forward(s.d, a, e).squeeze(1) for a in (a_x, a_y)]
-    return _forward(s.d, torch.cat([a_x, a_y]), e).squeeze(1).split([len(a_x), len(a_y)])
+    if not s.joint: return [d_a.squeeze(1) for d_a in _forward(s.d, e, a_x, a_y)]
+    return _forward(s.d, e, torch.cat([a_x, a_y]))[0].squeeze(1).split([len(a_x), len(a_y)])
 
 # %% ../nbs/14_algorithm.ipynb #1806c210
 COMPARED = {'non-saturating': NonSaturatingLoss(), 'wgan-gp': WassersteinLoss()}
@@ -151,27 +171,32 @@ def _remember(s, e, x):
         torch._foreach_lerp_(s.weights['average'], s.weights['g'], weight)
 
 # %% ../nbs/14_algorithm.ipynb #538dc798
+def _updates(s, e, y, lr_g, lr_d, eps):
+    "Both networks' updates; generated samples, L_D and L_G before them"
+    loss = COMPARED.get(e.objective) or CoulombLoss(e.d, eps, e.self_charge, e.smoothing)
+    x, = _forward(s.g, e, torch.randn(e.batch, e.latent, generator=s.gen, device=y.device))
+    more_x = s.memory[:s.step * e.batch]  # what has been remembered so far
+    if e.objective == 'direct':
+        loss_g = loss.direct(x, y, more_x)
+        _update(s.weights['g'], s.opt_g, lr_g, loss_g)()
+        return x.detach(), torch.zeros_like(loss_g), loss_g.detach()
+    loss_d, d_x = _discriminate(s, e, loss, x, y, more_x)
+    step_d = _update(s.weights['d'], s.opt_d, lr_d, loss_d, retain_graph=True)
+    if e.alternating: step_d()
+    if e.alternating or e.smoothing: d_x = _forward(s.d, e, x)[0].squeeze(1)
+    loss_g = loss.generator(d_x)
+    step_g = _update(s.weights['g'], s.opt_g, lr_g, loss_g)
+    if not e.alternating: step_d()
+    step_g()
+    return x.detach(), loss_d.detach(), loss_g.detach()
+
+# %% ../nbs/14_algorithm.ipynb #cdf7a005
 def train_step(
     s: State,  # changed in place
     e: Experiment,  # the run's settings
     y: Tensor,  # real samples, floats `(batch + charges, *shape)`: the minibatch, then further charges
 ) -> tuple[Tensor, Tensor]:  # L_D and L_G before the update
     "Algorithm 1: one update of D and one of G from the same minibatch."
-    factor, eps = rates(e, s.step, s.schedule['drops'])
-    loss = COMPARED.get(e.objective) or CoulombLoss(e.d, eps, e.self_charge, e.smoothing)
-    x = _forward(s.g, torch.randn(e.batch, e.latent, generator=s.gen, device=y.device), e)
-    more_x = s.memory[:s.step * e.batch]  # what has been remembered so far
-    if e.objective == 'direct':
-        loss_d, loss_g = x.new_zeros(()), loss.direct(x, y, more_x)
-        _update(s.weights['g'], s.opt_g, e.lr_g * factor, loss_g)()
-    else:
-        loss_d, d_x = _discriminate(s, e, loss, x, y, more_x)
-        step_d = _update(s.weights['d'], s.opt_d, e.lr_d * factor, loss_d, retain_graph=True)
-        if e.alternating: step_d()
-        if e.alternating or e.smoothing: d_x = _forward(s.d, x, e).squeeze(1)
-        loss_g = loss.generator(d_x)
-        step_g = _update(s.weights['g'], s.opt_g, e.lr_g * factor, loss_g)
-        if not e.alternating: step_d()
-        step_g()
+    x, loss_d, loss_g = _updates(s, e, y, *_dials(s, e))
     _remember(s, e, x)
-    return loss_d.detach(), loss_g.detach()
+    return loss_d, loss_g

@@ -26,10 +26,11 @@ def _by_differences(a, b):
 def squared_distances(
     a: Tensor,  # points, `(n_a, m)`, data units
     b: Tensor,  # points, `(n_b, m)`, data units
-    columns: int = 512,  # coordinates taken at a time; changes memory, not the result
+    columns: int | None = None,  # coordinates taken at a time, memory only; None: 512, on a GPU up to 128 MB
 ) -> Tensor:  # `(n_a, n_b)`, never negative; float64, or for m <= 4 the dtype of the points
     "All squared distances, by float64 matrix products about the common centre; peak memory is the result's."
     if a.shape[1] <= 4: return _by_differences(a, b)
+    columns = columns or (max(512, 2**24 // max(len(a), len(b))) if a.is_cuda else 512)
     r2_ij, size = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device), 0.
     for p, q in zip(a.split(columns, 1), b.split(columns, 1)):
         centre = q.detach().mean(0)
@@ -69,10 +70,11 @@ class Kernel:
 
 # %% ../nbs/01_kernels.ipynb #bbcb4e03
 def positive(
-    **values,  # named numbers that must be finite and above zero
+    **values,  # named numbers that must be finite and above zero; tensors are not looked at
 ):
     "Raises `ValueError` naming the first value that is not a finite positive number."
     for name, v in values.items():
+        if isinstance(v, Tensor): continue  # a look would wait for the GPU
         if not (isinstance(v, (int, float)) and 0 < v < float('inf')):
             raise ValueError(f'{name} must be a finite number above 0, got {v!r}')
 
@@ -81,7 +83,7 @@ def positive(
 class Plummer(Kernel):
     "`k = (r^2 + eps^2)^(-d/2)` (P5). Raises ValueError unless both parameters are positive."
     d: float = 1.  # exponent of P5, not the paper's 'dimension' (which is d + 2)
-    eps: float = 1.  # softening length, data units
+    eps: float | Tensor = 1.  # softening length, data units
     def __post_init__(self): positive(d=self.d, eps=self.eps)
     def of_r2(self, r2): return (r2 + self.eps**2) ** (-self.d / 2)
     def slope(self, r2): return -self.d / 2 * self.of_r2(r2) / (r2 + self.eps**2)

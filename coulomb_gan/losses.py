@@ -83,7 +83,7 @@ def direct(self: CoulombLoss,
     charges = a if more_x is None else torch.cat([a, more_x.flatten(1)])
     others = (len(charges) - self.self_charge) / (len(charges) - 1)
     block = 256 if a.device.type == 'cpu' else 4096  # tiles that stay in a processor's cache
-    aim = a + force(a, charges, y, self.kernel, block, weight_x=others)
+    aim = a + force(a, charges, y, self.kernel, block, others, finite=False)
     return (x.flatten(1) - aim).square().sum(1).mean() / 2
 
 # %% ../nbs/13_losses.ipynb #cae553c8

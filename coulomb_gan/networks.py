@@ -52,7 +52,7 @@ def dcgan_generator(
     up = partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1)
     layers = [nn.Linear(latent, 16 * width), nn.ReLU(), nn.Unflatten(1, (width, 4, 4))]
     for i in range(ups - 1):
-        layers += [up(width >> i, width >> i + 1), BatchNorm2d(width >> i + 1), nn.ReLU()]
+        layers += [up(width >> i, width >> i + 1, bias=False), BatchNorm2d(width >> i + 1), nn.ReLU()]
     return nn.Sequential(*layers, up(width >> ups - 1, c), LeCunTanh())
 
 # %% ../nbs/12_networks.ipynb #212def21
@@ -76,7 +76,7 @@ def dcgan_discriminator(
     sizes, layers = [c] + [width << i for i in range(4)], []
     for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:])):
         conv = PatchConv2d if side >> i <= 4 else nn.Conv2d
-        layers += [conv(n_in, n_out, 5, 2, 2), BatchNorm2d(n_out), nn.LeakyReLU(.2)]
+        layers += [conv(n_in, n_out, 5, 2, 2, bias=False), BatchNorm2d(n_out), nn.LeakyReLU(.2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(sizes[-1] * (side // 16)**2, 1))
 
 # %% ../nbs/12_networks.ipynb #27a8721b

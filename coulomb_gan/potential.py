@@ -73,9 +73,10 @@ def force(
     kernel: Kernel,  # any radial kernel
     block: int = 4096,  # side of a tile of pairs; changes memory, not the result
     weight_x: float = 1.,  # of the negative charges; n_x / (n_x - 1) for `a` among them to feel others only
+    finite: bool = True,  # look for NaN and infinity first; False where the caller does
 ) -> Tensor:  # `(n_a, m)`, the direction a generated sample moves
     r"$+\nabla\hat\Phi$ at `a`, in closed form. Raises ValueError on bad sets."
-    check_points(a=a, x=x, y=y)
+    check_points(finite, a=a, x=x, y=y)
     return (_pull(a, y, kernel, block) - weight_x * _pull(a, x, kernel, block)).to(a.dtype)
 
 # %% ../nbs/02_potential.ipynb #da48f991
@@ -103,7 +104,8 @@ def potentials(
         sizes = f'{len(all_x)} and {len(all_y)}'
         raise ValueError(f'self_charge={self_charge:g} needs 2 charges a side, got {sizes}')
     c, n_x, sums = torch.cat([all_x, all_y]), len(all_x), []
-    at = torch.cat([torch.arange(len(x)), torch.arange(len(y)) + n_x]).to(x.device)  # columns of own charges
+    at = torch.arange(len(x) + len(y), device=x.device)  # columns of own charges
+    at[len(x):] += n_x - len(x)
     for i in at.split(block):
         k_ij = kernel.of_r2(squared_distances(c if len(i) == len(c) else c[i], c).to(x.dtype))
         k_ij.scatter_(1, i[:, None], 0.)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from .algorithm import State, plateau, rates, train_step
+from .algorithm import State, plateau, rates
+from .capture import Stepper
 from .data import Samples, load
 from .experiment import Experiment
 from .monitor import decisive, distance, drawn, look
@@ -52,8 +53,10 @@ def flushed():
 
 # %% ../nbs/15_training.ipynb #7f9f1ded
 def _save(s, out):
+    begun = time.perf_counter()
     save_checkpoint(out / 'checkpoints' / f'{s.step}.pt', s.state_dict())
     keep_checkpoints(out, best=s.schedule['best_step'])
+    for clock in ('seconds', 'looking'): s.schedule[clock] += time.perf_counter() - begun
 
 # %% ../nbs/15_training.ipynb #a31cb5bc
 def _record(s, e, loss_d, loss_g):
@@ -72,11 +75,11 @@ def _check(s, failed, out):
 # %% ../nbs/15_training.ipynb #106cf098
 def _train(s, e, data, watch, out, bar):
     start, shown = time.perf_counter() - s.schedule['seconds'], {}
-    real, failed = Samples(data, e.device), torch.tensor(0, device=e.device)
+    real, step, failed = Samples(data, e.device), Stepper(s, e), torch.tensor(0, device=e.device)
     with stop_signals() as stop, flushed():
         while not s.schedule['finished']:
             index = torch.randint(len(real), (e.batch + e.charges,), generator=s.gen, device=e.device)
-            losses = train_step(s, e, real[index])
+            losses = step(real[index])
             failed = torch.where((failed > 0) | torch.isfinite(sum(losses)), failed, s.step)
             due = s.step % e.eval_every == 0 or s.step >= e.steps
             if due or s.step % e.log_every == 0:
