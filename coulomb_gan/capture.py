@@ -29,23 +29,26 @@ class _Recorded:
         _remember(self.s, self.e, self.x)
         return self.losses.clone().unbind()
 
-# %% ../nbs/14c_capture.ipynb #320bc11d
-WARM_UP = 3  # plain steps before a recording, in which libraries choose their kernels and Adam makes its state
+# %% ../nbs/14c_capture.ipynb #f875bcec
+WARM_UP = 3  # plain steps before a recording: libraries choose their kernels and Adam makes its state
 
+def _may_record(s, e, plain):
+    "On a GPU, after the first steps, and when the memory of charges is full"
+    return s.dials and plain >= WARM_UP and s.step * e.batch >= e.memory
+
+# %% ../nbs/14c_capture.ipynb #320bc11d
 class Stepper:
     "`train_step` for a whole run, on a GPU recorded once and then replayed."
     def __init__(self,
         s: State,  # changed in place by every step
         e: Experiment,  # the run's settings
     ): self.s, self.e, self.plain, self.recorded = s, e, 0, None
-    def _may_record(self):
-        full = self.s.step * self.e.batch >= self.e.memory
-        return self.s.dials and self.plain >= WARM_UP and full
     def __call__(self,
         y: Tensor,  # real samples, floats `(batch + charges, *shape)`, of the same shape at every call
     ) -> tuple[Tensor, Tensor]:  # L_D and L_G before the update
         "One update of both networks."
-        if not self.recorded and self._may_record(): self.recorded = _Recorded(self.s, self.e, y)
+        if not self.recorded and _may_record(self.s, self.e, self.plain):
+            self.recorded = _Recorded(self.s, self.e, y)
         if self.recorded: return self.recorded(y)
         self.plain += 1
         return train_step(self.s, self.e, y)

@@ -22,6 +22,7 @@ class ModelOptions:
     depth_d: int = 2  # the same of the discriminator; A.5 has 2 hidden layers
     batch_norm_g: bool = True  # in a perceptron generator; without it He's initialisation
     activation_d: str = 'leaky_relu'  # in a perceptron discriminator: 'leaky_relu' (0.2) or 'elu' (A.5)
+    spread_d: float = 0.  # how far its first folds lie from the origin at the start, data units; 0: PyTorch's
 
 # %% ../nbs/08_experiment.ipynb #43e91eb8
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class RecordOptions:
 RANGES = {'batch': (2, 1e9), 'eval_samples': (2, 1e9), 'lr_end': (0, 1), 'lr_g': (0, 1), 'lr_d': (0, 1),
           'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999), 'smoothing': (0, 1e12),
           'weight_decay': (0, 1e12), 'seed': (0, 2**31), 'self_charge': (0, 1e12), 'charges': (0, 1e9),
-          'memory': (0, 1e9)}
+          'memory': (0, 1e9), 'spread_d': (0, 1e12)}
 
 # %% ../nbs/08_experiment.ipynb #3a442c5d
 CHOICES = {'networks': ('mlp', 'dcgan', 'text'), 'activation_d': ('leaky_relu', 'elu'),

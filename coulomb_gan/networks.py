@@ -86,6 +86,13 @@ def _he(layer):
         nn.init.kaiming_uniform_(layer.weight, nonlinearity='relu')
         nn.init.normal_(layer.bias, std=.3)
 
+# %% ../nbs/12_networks.ipynb #81b07e97
+@torch.no_grad()
+def _spread(layer, width):
+    "Lays the folds w x + b = 0 of a first layer through normal points of that width, w x a few units there"
+    layer.weight *= 4 / width
+    layer.bias.copy_(-(layer.weight * width * torch.randn_like(layer.weight)).sum(1))
+
 # %% ../nbs/12_networks.ipynb #0f6e5317
 ACTIVATIONS = {'leaky_relu': partial(nn.LeakyReLU, .2), 'elu': nn.ELU}
 
@@ -99,6 +106,7 @@ def networks(
     depth_d: int,  # the same of the discriminator
     activation_d: str = 'leaky_relu',  # after each hidden layer of a perceptron discriminator, or 'elu'
     batch_norm_g: bool = True,  # in a perceptron generator; without it the layers start with He's variances
+    spread_d: float = 0.,  # how far the first folds of a perceptron discriminator lie out; 0: PyTorch's
 ) -> tuple[nn.Module, nn.Module]:  # G `(n, latent) -> (n, *shape)`, D `(n, *shape) -> (n, 1)`
     "The pair for one kind of data, freshly initialised. Raises ValueError for another kind or shape."
     if kind == 'dcgan' and len(shape) == 3:
@@ -114,6 +122,7 @@ def networks(
     generator = nn.Sequential(mlp(latent, m, width_g, depth_g, batch_norm_g), *end)
     if not batch_norm_g: generator.apply(_he)
     discriminator = mlp(m, 1, width_d, depth_d, False, ACTIVATIONS[activation_d])
+    if spread_d: _spread(discriminator[0], spread_d)
     return generator, nn.Sequential(nn.Flatten(), discriminator)
 
 # %% ../nbs/12_networks.ipynb #4506d419

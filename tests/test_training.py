@@ -80,6 +80,7 @@ CHANGES = {
     'memory': Change(32, 'weights'),
     'activation_d': Change('elu', 'weights'),
     'batch_norm_g': Change(False, 'layers'),
+    'spread_d': Change(5., 'weights'),
     'distance': Change('digits', 'watched', dict(eval_samples=100)),
     'smoothing': Change(.5, 'weights'),
     'alternating': Change(True, 'weights'),
