@@ -28,13 +28,13 @@ def field_options(
     command: click.Command,  # gets the options
 ) -> click.Command:
     "Adds one option for each field of `Experiment`; unset ones keep the preset's value."
-    helps = {k: v for group in reversed(Experiment.__mro__[:-1]) for k, v in docments(group).items()}
+    helps = {k: v for group in Experiment.__mro__[1:-1] for k, v in docments(group).items() if v}
     for f in fields(Experiment):
         flag = '--' + f.name.replace('_', '-')
         kind = float if f.default is None else type(f.default)
         if f.name in CHOICES: kind = click.Choice(CHOICES[f.name])
         names = [f'{flag}/--no-{flag[2:]}' if kind is bool else flag, f.name]
-        command.params.append(click.Option(names, type=kind, default=None, help=str(helps[f.name])))
+        command.params.append(click.Option(names, type=kind, default=None, help=helps[f.name]))
     return command
 
 # %% ../nbs/31_commands.ipynb #0c236740

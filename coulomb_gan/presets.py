@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from .experiment import Experiment
 
 # %% ../nbs/16_presets.ipynb #31fe18ce
-_images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=5000,
+_images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=25_000,
                      eval_samples=5120)
 _text = Experiment(networks='text', width_g=512, width_d=512, depth_g=5, depth_d=5, lr_d=1e-4, steps=500_000,
                    eval_every=5000, eval_samples=1000, distance='ngrams', decay='none')
@@ -23,9 +23,10 @@ EXPERIMENTS = {
     'digits': Experiment(batch=256, steps=16_000, lr_g=5e-4, lr_d=1e-3, beta1=.5, ema=.9998, lr_end=.3,
                          decay='exponential', width_g=256, width_d=256, distance='digits'),
     'mixture': replace(_plane, steps=50_000),
-    'mixture-full': replace(_plane, steps=1_000_000, log_every=1000, eval_every=25_000),
-    'mixture-direct': replace(_plane, batch=512, charges=1024, self_charge=0., objective='direct', depth_g=5,
-                              batch_norm_g=False, steps=24_000, lr_g=3e-3, lr_end=.003, decay='cosine',
+    'mixture-full': replace(_plane, steps=1_000_000, depth_g=5, batch_norm_g=False, spread_d=15., lr_g=6e-6,
+                            lr_d=1e-4, lr_end=.01, weight_decay=0., log_every=1000, eval_every=25_000),
+    'mixture-direct': replace(_plane, batch=512, charges=1024, self_charge=0., objective='direct', depth_g=7,
+                              batch_norm_g=False, steps=28_000, lr_g=3e-3, lr_end=.003, decay='cosine',
                               eps_end=.3, weight_decay=0.),
     'cifar10': replace(_images, data='data/cifar10', latent=16),
     'celeba': replace(_images, data='data/celeba', latent=32),

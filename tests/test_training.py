@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from coulomb_gan import monitor, training
+from coulomb_gan import capture, monitor, training
 from coulomb_gan.algorithm import slim
 from coulomb_gan.commands import main
 from coulomb_gan.prepare import prepare
@@ -427,12 +427,12 @@ def test_run_trained_on_a_gpu_is_loaded_and_continued_here(tmp_path, monkeypatch
 def watched_fit(e, out, monkeypatch):
     "The run, and after each step: generator weights, average weights, both learning rates"
     seen = []
-    def train_step(s, e, y, step=training.train_step):
+    def train_step(s, e, y, step=capture.train_step):
         losses = step(s, e, y)
         copy = lambda net: torch.cat([p.detach().flatten().clone() for p in net.parameters()])
         seen.append((copy(s.g), copy(s.average), s.opt_g.param_groups[0]['lr'], s.opt_d.param_groups[-1]['lr']))
         return losses
-    monkeypatch.setattr(training, 'train_step', train_step)
+    monkeypatch.setattr(capture, 'train_step', train_step)
     return run(e, out), seen
 
 
@@ -520,42 +520,42 @@ def test_loss_that_is_not_finite_names_the_step_and_the_checkpoint(tmp_path):
 
 
 def test_named_step_is_the_first_that_is_not_finite(tmp_path, monkeypatch):
-    def train_step(s, e, y, step=training.train_step):
+    def train_step(s, e, y, step=capture.train_step):
         losses = step(s, e, y)
         return tuple(torch.full_like(l, torch.nan if s.step == 8 else l.item()) for l in losses)
-    monkeypatch.setattr(training, 'train_step', train_step)
+    monkeypatch.setattr(capture, 'train_step', train_step)
     with pytest.raises(RunError, match=r'not finite at step 8; the last good one is 6\.pt'):
         run(TINY, tmp_path / 'run')
 
 
 def test_stop_after_the_loss_broke_does_not_save_it(tmp_path, monkeypatch):
-    def train_step(s, e, y, step=training.train_step):
+    def train_step(s, e, y, step=capture.train_step):
         losses = step(s, e, y)
         if s.step == 14: signal.raise_signal(signal.SIGTERM)
         return losses
-    monkeypatch.setattr(training, 'train_step', train_step)
+    monkeypatch.setattr(capture, 'train_step', train_step)
     with pytest.raises(RunError): run(EXPLODING, tmp_path / 'run')
     assert all_finite(tmp_path / 'run')
 
 
 def test_weights_that_break_at_an_evaluation_are_not_saved(tmp_path, monkeypatch):
     "The loss of a step is known before its update: the update may break the weights"
-    def train_step(s, e, y, step=training.train_step):
+    def train_step(s, e, y, step=capture.train_step):
         losses = step(s, e, y)
         if s.step == 12:
             with torch.no_grad(): next(s.g.parameters()).fill_(torch.nan)
         return losses
-    monkeypatch.setattr(training, 'train_step', train_step)
+    monkeypatch.setattr(capture, 'train_step', train_step)
     with pytest.raises(RunError, match=r'step 12.*6\.pt'): run(TINY, tmp_path / 'run')
     assert steps_saved(tmp_path / 'run') == [6]
 
 
 def test_discriminator_that_breaks_at_an_evaluation_is_not_saved(tmp_path, monkeypatch):
-    def train_step(s, e, y, step=training.train_step):
+    def train_step(s, e, y, step=capture.train_step):
         losses = step(s, e, y)
         if s.step == 6:
             with torch.no_grad(): next(s.d.parameters()).fill_(torch.nan)
         return losses
-    monkeypatch.setattr(training, 'train_step', train_step)
+    monkeypatch.setattr(capture, 'train_step', train_step)
     with pytest.raises(RunError): run(TINY, tmp_path / 'run')
     assert steps_saved(tmp_path / 'run') == []
