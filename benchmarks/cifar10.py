@@ -6,8 +6,9 @@ DATA is a folder made by `coulomb-gan prepare cifar10`. The three runs have the 
 fit into --minutes each: self-charge kept, dropped, and 8,192 real charges a step in place of the minibatch's 128. With
 --features each is measured in that network at its end (50,000 samples; --samples for fewer). Every finished run ends
 in OUT/NAME.tgz in parts of 15 MB: the run folder with a slim checkpoint, from which the report can be rendered on
-another machine: join the parts with `cat`, unpack, and `coulomb-gan evaluate NAME`. Further options are fields of
-`Experiment`, for all three. A second call continues where the first stopped.
+another machine: join the parts with `cat`, unpack, and `coulomb-gan evaluate NAME`; the three side by side in a folder
+by `execute(notebook('methods'), FOLDER)` of `coulomb_gan.reproduce`. Further options are fields of `Experiment`, for
+all three. A second call continues where the first stopped.
 """
 import argparse
 import io
@@ -27,7 +28,7 @@ from coulomb_gan.runs import load_checkpoint, save_checkpoint, write_whole
 from coulomb_gan.spaces import load_space, summary
 from coulomb_gan.training import fit
 
-RUNS = {'kept-0': {}, 'dropped-0': dict(self_charge=0.), 'charges8192-0': dict(charges=8064)}
+RUNS = {'released-0': {}, 'dropped-0': dict(self_charge=0.), 'charges8192-0': dict(charges=8064)}
 PART = 15 * 2**20
 
 
