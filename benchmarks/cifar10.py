@@ -7,8 +7,8 @@ fit into --minutes each: self-charge kept, dropped, and 8,192 real charges a ste
 --features each is measured in that network at its end (50,000 samples; --samples for fewer). Every finished run ends
 in OUT/NAME.tgz in parts of 15 MB: the run folder with a slim checkpoint, from which the report can be rendered on
 another machine: join the parts with `cat`, unpack, and `coulomb-gan evaluate NAME`; the three side by side in a folder
-by `execute(notebook('methods'), FOLDER)` of `coulomb_gan.reproduce`. Further options are fields of `Experiment`, for
-all three. A second call continues where the first stopped.
+by `execute(notebook('methods'), FOLDER)` of `coulomb_gan.reproduce`. Further options are fields of `Experiment` that
+are no yes or no, for all three. A second call continues where the first stopped.
 """
 import argparse
 import io
@@ -49,6 +49,7 @@ def pack(run, out):
         archive.add(small, Path(run.name, 'checkpoints', newest.name))
         small.unlink()
     data = buffer.getvalue()
+    for part in out.glob(f'{run.name}.tgz.*'): part.unlink()
     for i in range(0, len(data), PART): write_whole(out / f'{run.name}.tgz.{i // PART:02}', data[i:i + PART])
 
 

@@ -7,8 +7,8 @@ G's, every gradient there is, Adam parameter by parameter. Each row gives millis
 plain step, the share of the matrix throughput measured here in that row's precision, and the error of the first losses
 against a float64 plain step. On a GPU the plain step stands twice, since PyTorch lets convolutions round to TF32 unless
 told otherwise, and ours in both orders of memory, recorded as a CUDA graph and not. With --compile both networks also
-go through `torch.compile`. The last line is the last convolution of D, forward and backward, by the library and by
-patches.
+go through `torch.compile`. The last line, on a CPU, is the last convolution of D, forward and backward, by the library
+and by patches.
 """
 import argparse
 import statistics
@@ -94,7 +94,7 @@ def throughput(device, dtype):
 
 def last_convolution(batch, device):
     "Seconds of D's 4x4 convolution with all gradients: the library's, and as a product over patches."
-    conv = PatchConv2d(512, 1024, 5, 2, 2).to(device)
+    conv = PatchConv2d(512, 1024, 5, 2, 2, bias=False).to(device)
     a = torch.randn(batch, 512, 4, 4, device=device, requires_grad=True)
     def call(forward): torch.autograd.grad(forward(a).sum(), (a, *conv.parameters()))
     forms = partial(nn.Conv2d.forward, conv), conv
@@ -105,7 +105,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--side', type=int, default=32)
     parser.add_argument('--batch', type=int, default=128)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', choices=REPEATS, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--seconds', type=float, default=30., help='for all timings of one row')
     parser.add_argument('--compile', action='store_true', help='also through torch.compile')
     o = parser.parse_args()

@@ -19,7 +19,7 @@ class _Recorded:
         self.s, self.e, self.y, self.graph = s, e, y.clone(), torch.cuda.CUDAGraph()
         for group in s.opt_g.param_groups + s.opt_d.param_groups: group['capturable'] = True
         self.graph.register_generator_state(s.gen)
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(s.gen.device)):
             self.x, *losses = _updates(s, e, self.y, *s.dials)
             self.losses = torch.stack(losses)
     def __call__(self, y):

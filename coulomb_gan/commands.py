@@ -96,11 +96,11 @@ def reproduce_all(
     **changes,  # fields given as options
 ):
     "Train each of NAMES and render its report."
-    names = [known(f'{name}-full' if full else name, EXPERIMENTS) for name in names]
-    for name in names:
-        click.echo(f'{name}: training in {out / name}, then the report')
-        page = reproduce(name, out / name, report and report / name, **_given(changes))
-        click.echo(f'{name}: open {page}')
+    presets = [known(f'{name}-full' if full else name, EXPERIMENTS) for name in names]
+    for name, preset in zip(names, presets):
+        click.echo(f'{preset}: training in {out / preset}, then the report')
+        page = reproduce(preset, out / preset, report and report / name, **_given(changes))
+        click.echo(f'{preset}: open {page}')
 
 # %% ../nbs/31_commands.ipynb #3b3da857
 @field_options

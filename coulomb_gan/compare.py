@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from .algorithm import State
-from .capture import Stepper
+from .capture import WARM_UP, Stepper
 from .data import Samples, load
 from .experiment import Experiment
 from .presets import METHODS, experiment, method
@@ -28,17 +28,18 @@ def affordable(
     e: Experiment,  # what is to run
     seconds: float,  # for training alone
 ) -> int:  # at least 1
-    "Steps that fit into a time, by the clock over two seconds of them; a first round warms up."
+    "Steps that fit into a time, by the clock over two seconds of them, once the step has its lasting form."
     data = load(e.data)
-    s, started = State(e, data.shape), None
+    s, started, before = State(e, data.shape), None, 0
     real, step = Samples(data, e.device), Stepper(s, e)
     while started is None or time.perf_counter() < started + 2:
         for _ in range(ROUND):
             index = torch.randint(len(real), (e.batch + e.charges,), generator=s.gen, device=e.device)
             loss_d, _ = step(real[index])
         loss_d.item()
-        if started is None: started = time.perf_counter()
-    return max(1, int(seconds * (s.step - ROUND) / (time.perf_counter() - started)))
+        if started is None and s.step > max(WARM_UP, e.memory // e.batch):  # recorded, on a GPU
+            started, before = time.perf_counter(), s.step
+    return max(1, int(seconds * (s.step - before) / (time.perf_counter() - started)))
 
 # %% ../nbs/30b_compare.ipynb #4b0c592f
 def mean_interval(

@@ -22,7 +22,7 @@ class ModelOptions:
     depth_d: int = 2  # the same of the discriminator; A.5 has 2 hidden layers
     batch_norm_g: bool = True  # in a perceptron generator; without it He's initialisation
     activation_d: str = 'leaky_relu'  # in a perceptron discriminator: 'leaky_relu' (0.2) or 'elu' (A.5)
-    spread_d: float = 0.  # how far its first folds lie from the origin at the start, data units; 0: PyTorch's
+    spread_d: float = 0.  # where a perceptron discriminator's first folds start, data units out; 0: near 0
 
 # %% ../nbs/08_experiment.ipynb #43e91eb8
 @dataclass(frozen=True)

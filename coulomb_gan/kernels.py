@@ -28,7 +28,7 @@ def squared_distances(
     b: Tensor,  # points, `(n_b, m)`, data units
     columns: int | None = None,  # coordinates taken at a time, memory only; None: 512, on a GPU up to 128 MB
 ) -> Tensor:  # `(n_a, n_b)`, never negative; float64, or for m <= 4 the dtype of the points
-    "All squared distances, by float64 matrix products about the common centre; peak memory is the result's."
+    "All squared distances, by float64 matrix products about the common centre, some columns at a time."
     if a.shape[1] <= 4: return _by_differences(a, b)
     columns = columns or (max(512, 2**24 // max(len(a), len(b))) if a.is_cuda else 512)
     r2_ij, size = torch.zeros(len(a), len(b), dtype=torch.float64, device=a.device), 0.

@@ -20,7 +20,7 @@ from .potential import force, potentials
 class CoulombLoss:
     "Coulomb GAN, Unterthiner et al. 2018 (P8-P10), with the released code's weights and the paper's sign."
     d: float = 1.  # kernel exponent (P5); the released code's 'dimension' 3 is d = 1
-    eps: float = 1.  # softening length of the kernel (P5), data units
+    eps: float | Tensor = 1.  # softening length of the kernel (P5), data units
     self_charge: float = 1.  # strength of the label: 1 keeps k(c,c) in the targets, as released; 0 drops it
     smoothing: float = 0.  # width of the noise on evaluation points (p~), data units; paper: eps, released: 0
     @property

@@ -106,7 +106,7 @@ def networks(
     depth_d: int,  # the same of the discriminator
     activation_d: str = 'leaky_relu',  # after each hidden layer of a perceptron discriminator, or 'elu'
     batch_norm_g: bool = True,  # in a perceptron generator; without it the layers start with He's variances
-    spread_d: float = 0.,  # how far the first folds of a perceptron discriminator lie out; 0: PyTorch's
+    spread_d: float = 0.,  # how far out a perceptron D's first folds lie, data units; 0: as PyTorch has them
 ) -> tuple[nn.Module, nn.Module]:  # G `(n, latent) -> (n, *shape)`, D `(n, *shape) -> (n, 1)`
     "The pair for one kind of data, freshly initialised. Raises ValueError for another kind or shape."
     if kind == 'dcgan' and len(shape) == 3:

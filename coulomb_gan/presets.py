@@ -13,7 +13,7 @@ from .experiment import Experiment
 
 # %% ../nbs/16_presets.ipynb #31fe18ce
 _images = Experiment(networks='dcgan', width_g=1024, width_d=128, steps=1_000_000, eval_every=25_000,
-                     eval_samples=5120)
+                     patience=4, eval_samples=5120)
 _text = Experiment(networks='text', width_g=512, width_d=512, depth_g=5, depth_d=5, lr_d=1e-4, steps=500_000,
                    eval_every=5000, eval_samples=1000, distance='ngrams', decay='none')
 _plane = Experiment(data='mixture', latent=2, width_g=128, depth_g=3, width_d=128, depth_d=2,

@@ -168,5 +168,7 @@ def load_run(
     except (TypeError, ValueError) as error:
         raise RunError(f'{path} is not of this version: {error}') from error
     run = Run(Path(out), e, State(e, load(e.data).shape))
-    run.state.load_state_dict(saved)
+    try: run.state.load_state_dict(saved)
+    except RuntimeError as error:
+        raise RunError(f'{out} is not of this version: its networks have other layers') from error
     return run

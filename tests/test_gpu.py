@@ -94,6 +94,10 @@ def test_a_stopped_run_continues(tmp_path, monkeypatch):
     torch.testing.assert_close(run.sample(20), whole.sample(20), rtol=1e-3, atol=1e-3)
 
 
-def test_an_exploding_loss_is_named(tmp_path):
-    with pytest.raises(RunError, match='not finite at step'):
-        fit(replace(BASE, lr_d=1., lr_g=1., eps=1e-9, d=8., steps=2000), tmp_path / 'bad', progress=False)
+def test_a_loss_that_explodes_in_a_recorded_step_is_named(tmp_path, monkeypatch):
+    class Breaking(Stepper):
+        def __call__(self, y):
+            if self.s.step == 6: next(self.s.g.parameters()).data.fill_(float('nan'))
+            return super().__call__(y)
+    monkeypatch.setattr(training, 'Stepper', Breaking)
+    with pytest.raises(RunError, match='not finite at step 7'): fit(BASE, tmp_path / 'run', progress=False)
