@@ -130,6 +130,18 @@ def see(run, trained, tmp_path, monkeypatch):
     return lambda line: (*run(line), rendered)
 
 
+@pytest.mark.parametrize('line, asked', [('', ('mixture', 'runs/mixture')), (' --full', ('mixture-full', 'runs/mixture-full'))])
+def test_the_full_length_has_its_own_run_and_the_same_report(line, asked, run, monkeypatch):
+    calls = []
+    def reproduce(preset, out, report, **changes):
+        calls.append((preset, str(out), str(report), changes))
+        return report / 'report.html'
+    monkeypatch.setattr(commands, 'reproduce', reproduce)
+    code, out, _ = run(f'reproduce mixture{line} --report reports --seed 3')
+    assert (code, calls) == (0, [(*asked, 'reports/mixture', dict(seed=3))])
+    assert out.splitlines()[-1] == f'{asked[0]}: open reports/mixture/report.html'
+
+
 def test_evaluate_measures_then_renders(see):
     code, out, _, rendered = see(f'{SEEN} --samples 200')
     assert code == 0 and len(rendered) == 1
