@@ -424,6 +424,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                       'coulomb_gan.training._numbers': ('training.html#_numbers', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training._record': ('training.html#_record', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training._save': ('training.html#_save', 'coulomb_gan/training.py'),
+                                      'coulomb_gan.training._take_over': ('training.html#_take_over', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training._train': ('training.html#_train', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training.fit': ('training.html#fit', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training.flushed': ('training.html#flushed', 'coulomb_gan/training.py'),
