@@ -125,7 +125,8 @@ def _numbers(s, e, out):
     return dict(steps=s.step, seed=e.seed, energy_train=last['energy'], best_step=h['best_step']) | seconds
 
 # %% ../nbs/15_training.ipynb #14f15cc5
-def _take_over(s, saved, out):
+def _restore(s, saved, out):
+    "Takes over a checkpoint, if it is of these networks"
     try: s.load_state_dict(saved)
     except RuntimeError as error:
         raise RunError(f'{out} is not of this version: its networks have other layers') from error
@@ -147,7 +148,7 @@ def fit(
     s, watch = State(e, data.shape), None if finished else distance(e, data)
     out = open_run(out, asdict(e), environment(e.device))
     if saved and not resume: raise RunError(f'{out} holds a run already; choose another --out or resume it')
-    if saved: _take_over(s, saved, out)
+    if saved: _restore(s, saved, out)
     if not s.schedule['finished']:
         if saved and 'opt_g' not in saved:
             raise RunError(f'{out} holds a slim checkpoint, which cannot be continued')
@@ -174,5 +175,5 @@ def load_run(
     except (TypeError, ValueError) as error:
         raise RunError(f'{path} is not of this version: {error}') from error
     run = Run(Path(out), e, State(e, load(e.data).shape))
-    _take_over(run.state, saved, out)
+    _restore(run.state, saved, out)
     return run

@@ -62,8 +62,8 @@ def test_a_stale_dial_would_be_seen():
 
 
 def test_runs_go_from_one_device_to_the_other(tmp_path):
-    on_gpu = State(replace(BASE, networks='dcgan', width_g=64, width_d=16), (1, 16, 16))
     e = replace(BASE, networks='dcgan', width_g=64, width_d=16)
+    on_gpu = State(e, (1, 16, 16))
     step = Stepper(on_gpu, e)
     for y in batches(e, (1, 16, 16)): step(y)
     torch.save(on_gpu.state_dict(), tmp_path / 'gpu.pt')
