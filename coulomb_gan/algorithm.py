@@ -38,12 +38,15 @@ class State:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(e.seed)
             pair = networks(e.networks, shape, e.latent, e.width_g, e.width_d, e.depth_g, e.depth_d,
-                            e.activation_d, e.batch_norm_g, e.spread_d)
+                            e.activation_d, e.batch_norm_g, e.batch_norm_d, e.spread_d)
         on_gpu = torch.device(e.device).type == 'cuda'  # channels-last pays there: benchmarks/step.py
         form = torch.channels_last if on_gpu else torch.preserve_format
         self.g, self.d = (net.to(e.device, memory_format=form) for net in pair)
         self.average = copy.deepcopy(self.g).requires_grad_(False) if e.ema else self.g
         self.joint = not any(isinstance(layer, _BatchNorm) for layer in self.d.modules())
+        if e.objective == 'wgan-gp' and not self.joint:
+            raise ValueError('a gradient penalty asks for the slope of D at each sample, and batch norm couples '
+                             'the samples of a batch; use --no-batch-norm-d')
         self.weights = {net: list(getattr(self, net).parameters()) for net in ('g', 'd', 'average')}
         self.opt_g, self.opt_d = adam(self.g, e.lr_g, e), adam(self.d, e.lr_d, e)
         self.gen = torch.Generator(e.device).manual_seed(e.seed)

@@ -7,6 +7,8 @@ __all__ = ['field_options', 'cli', 'list_experiments', 'show', 'train', 'reprodu
 
 # %% ../nbs/31_commands.ipynb #d31c2f37
 import sys
+import traceback
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -16,10 +18,10 @@ from fastcore.docments import docments
 from . import __version__
 from .compare import compare
 from .experiment import CHOICES, Experiment
+from .files import RunError
 from .preparing import prepare_data
 from .presets import EXPERIMENTS, METHODS, experiment, known
-from .reproduce import measure, render, reproduce
-from .runs import RunError
+from .reproduce import check_report, measure, render, reproduce
 from .spaces import inception, load_space, summary
 from .training import Interrupted, fit
 
@@ -40,6 +42,7 @@ def field_options(
 # %% ../nbs/31_commands.ipynb #0c236740
 @click.group()
 @click.version_option(__version__)
+@click.option('--debug', is_flag=True, expose_value=False, help='show the traceback of what goes wrong')
 def cli(
 ):
     "Coulomb GANs: train, reproduce, report."
@@ -97,6 +100,7 @@ def reproduce_all(
 ):
     "Train each of NAMES and render its report."
     presets = [known(f'{name}-full' if full else name, EXPERIMENTS) for name in names]
+    for preset in presets: check_report(experiment(preset, **_given(changes)), out / preset, report)
     for name, preset in zip(names, presets):
         click.echo(f'{preset}: training in {out / preset}, then the report')
         page = reproduce(preset, out / preset, report and report / name, **_given(changes))
@@ -140,29 +144,47 @@ def _spaces(weights, features):
 @click.option('--features', metavar='FILE.py:FUNCTION', help='makes a network to measure with')
 @click.option('--reference', type=Path, help='npz of published statistics [of the whole training set]')
 @click.option('--samples', type=click.IntRange(2), help='images to draw [50000]')
+@click.option('--data', default='', help='where its data lie now [where they lay]')
+@click.option('--out', type=Path, help='folder for report and numbers [the run folder]')
 def evaluate(
     run: Path,  # a run folder
     weights: str | None,  # of Inception; empty: where torch keeps its downloads
     features: str | None,  # 'FILE.py:FUNCTION'
+    data: str,  # folder of the data, or empty
+    out: Path | None,  # folder for report and numbers
     **options,  # of `measure`
 ):
     "Render the report of a run folder, trained here or elsewhere; measure it first if a network is given."
     options, spaces = _given(options), _spaces(weights, features)
     if options and not spaces: raise ValueError('--reference and --samples need --inception or --features')
-    for space in spaces: click.echo(summary(measure(run, space, **options)))
-    click.echo(f'open {render(run)}')
+    for space in spaces: click.echo(summary(measure(run, space, to=out, data=data, **options)))
+    click.echo(f'open {render(run, out, data)}')
+
+# %% ../nbs/31_commands.ipynb #69ffe772
+def _warn(message, category, filename, lineno, file=None, line=None):
+    "A warning as one line, without the place in our code"
+    print(f'coulomb-gan: {message}', file=sys.stderr)
+
+# %% ../nbs/31_commands.ipynb #be35e88b
+def _explained(error):
+    "A message and an exit code for an error that is known"
+    if isinstance(error, click.ClickException): return error.format_message(), 2
+    if isinstance(error, click.Abort): return 'aborted', 130
+    if isinstance(error, Interrupted): return str(error), 130
+    return str(error), 1 if isinstance(error, RunError) else 2
 
 # %% ../nbs/31_commands.ipynb #1b273df8
 def main(
     args: list | None = None,  # command line; None takes the process's
 ):
     "Entry point of `coulomb-gan`: runs a command, turns known errors into one line, and exits."
-    code = 2
-    try: code = cli.main(args, prog_name='coulomb-gan', standalone_mode=False) or 0
-    except click.ClickException as e: message = e.format_message()
-    except click.Abort: message, code = 'aborted', 130
-    except Interrupted as e: message, code = str(e), 130
-    except RunError as e: message, code = str(e), 1
-    except ValueError as e: message = str(e)
-    if code: print(f'coulomb-gan: {" ".join(message.split())}', file=sys.stderr)
+    args = list(sys.argv[1:] if args is None else args)
+    debug = '--debug' in args  # at any place in the line
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        try: code = cli.main([a for a in args if a != '--debug'], 'coulomb-gan', standalone_mode=False) or 0
+        except (click.ClickException, click.Abort, RunError, ValueError) as error:
+            if debug: traceback.print_exc()
+            message, code = _explained(error)
+            print(f'coulomb-gan: {" ".join(message.split())}', file=sys.stderr)
     sys.exit(code)

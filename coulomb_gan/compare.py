@@ -6,7 +6,6 @@
 __all__ = ['ROUND', 'affordable', 'mean_interval', 'compare']
 
 # %% ../nbs/30b_compare.ipynb #9922a24a
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from .algorithm import State
 from .capture import WARM_UP, Stepper
 from .data import Samples, load
 from .experiment import Experiment
+from .files import read_json
 from .presets import METHODS, experiment, method
-from .reproduce import copy_report, execute, notebook
+from .reproduce import check_report, copy_report, execute, notebook
 from .training import fit
 
 # %% ../nbs/30b_compare.ipynb #55979a36
@@ -56,7 +56,7 @@ def mean_interval(
 def _chosen(run):
     "Steps of a run that was begun before, or None"
     path = run / 'config.json'
-    return json.loads(path.read_text())['steps'] if path.exists() else None
+    return read_json(path)['steps'] if path.exists() else None
 
 # %% ../nbs/30b_compare.ipynb #af2b9504
 def compare(
@@ -69,9 +69,11 @@ def compare(
     progress: bool = True,  # show bars
     **changes,  # fields of `Experiment` that replace the preset's
 ) -> Path:  # the rendered page
-    "Trains an experiment by several methods and renders them side by side."
-    for key in methods or METHODS:
-        e = method(key, experiment(name, **changes))
+    "Trains an experiment by several methods and renders them side by side. Raises as its parts."
+    base = experiment(name, **changes)
+    planned = {key: method(key, base) for key in methods or METHODS}
+    for e in planned.values(): check_report(e, out, report)  # all of them before the first is trained
+    for key, e in planned.items():
         steps = _chosen(Path(out, f'{key}-0')) or (affordable(e, seconds) if seconds else e.steps)
         e = replace(e, steps=steps, eval_every=max(1, steps // 10))
         for seed in range(seeds): fit(replace(e, seed=seed), Path(out, f'{key}-{seed}'), progress=progress)

@@ -16,11 +16,10 @@ def frequencies(
     corpus: Corpus,  # whose vocabulary is meant
     rows: Tensor,  # lines as indices `(n, length)`
 ) -> dict:  # character -> share among all but padding, the most common first
-    "How often each character occurs. Raises ValueError for lines of nothing but padding."
+    "How often each character occurs; empty for lines of nothing but padding."
     size, blocks = len(corpus.vocabulary), rows.split(1 << 18)
     counts = sum(torch.bincount(block.long().flatten(), minlength=size) for block in blocks).tolist()
     shares = {c: k for c, k in zip(corpus.vocabulary, counts) if k and c != PAD}
-    if not shares: raise ValueError(f'got {len(rows)} lines without a character, expected some')
     total = sum(shares.values())
     return {c: shares[c] / total for c in sorted(shares, key=shares.get, reverse=True)}
 
@@ -67,10 +66,10 @@ def word_set(
 def known_words(
     lines: list[str],  # generated lines
     words: set,  # of `word_set`
-) -> float:  # share of all words, between 0 and 1
-    "The share of words that the training text has too. Raises ValueError if there is no word."
+) -> float | None:  # share of all words, between 0 and 1; None if there is no word
+    "The share of words that the training text has too."
     found = [word for line in lines for word in line.split(' ') if word]
-    if not found: raise ValueError(f'got {len(lines)} lines without a word, expected some')
+    if not found: return None
     return sum(word in words for word in found) / len(found)
 
 # %% ../nbs/21c_memorising.ipynb #d10b5592

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from . import plots, spaces
 from .algorithm import State
-from .data import Data, manifest_digest, to_float
+from .data import Data, to_float
 from .experiment import Experiment
+from .files import write_whole
 from .fidelity import DigitsClassifier, frechet, statistics, train_classifier
 from .kernels import Plummer
 from .networks import sample
 from .ngrams import jsds, training_models
 from .potential import energy
-from .runs import write_whole
 
 # %% ../nbs/14b_monitor.ipynb #a2f4c34b
 def drawn(
@@ -76,7 +76,7 @@ def space_distance(
     space = named_space(e.distance, data, e.device)
     k, n = next(spaces.features(space, data.train[:16])).shape[1], min(e.eval_samples, len(data.train))
     if n <= k: raise ValueError(f'{space.name} has {k:,} features: eval_samples must be more, got {n:,}')
-    y = spaces.reference(space, data.train, STATISTICS, manifest_digest(e.data))
+    y = spaces.reference(space, data.train, STATISTICS, data.digest)
     name = 'fid' if space.fid else 'frechet'
     return lambda x: {name: frechet(statistics(spaces.features(space, x)), y)}
 

@@ -69,14 +69,17 @@ class PatchConv2d(nn.Conv2d):
 def dcgan_discriminator(
     shape: tuple,  # image `(c, side, side)`, side a multiple of 16
     width: int = 128,  # channels of the first of four layers; doubled with each
+    batch_norm: bool = True,  # in each layer, as released; without it the convolutions have biases
 ) -> nn.Sequential:
-    "The paper's discriminator: four 5x5 convolutions, batch norm in each. Raises ValueError for other sides."
+    "The paper's discriminator: four 5x5 convolutions. Raises ValueError for other sides."
     c, side = shape[0], shape[-1]
     if side % 16: raise ValueError(f'the side must be a multiple of 16, got {shape}')
     sizes, layers = [c] + [width << i for i in range(4)], []
     for i, (n_in, n_out) in enumerate(zip(sizes, sizes[1:])):
         conv = PatchConv2d if side >> i <= 4 else nn.Conv2d
-        layers += [conv(n_in, n_out, 5, 2, 2, bias=False), BatchNorm2d(n_out), nn.LeakyReLU(.2)]
+        layers.append(conv(n_in, n_out, 5, 2, 2, bias=not batch_norm))
+        if batch_norm: layers.append(BatchNorm2d(n_out))
+        layers.append(nn.LeakyReLU(.2))
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(sizes[-1] * (side // 16)**2, 1))
 
 # %% ../nbs/12_networks.ipynb #27a8721b
@@ -106,11 +109,12 @@ def networks(
     depth_d: int,  # the same of the discriminator
     activation_d: str = 'leaky_relu',  # after each hidden layer of a perceptron discriminator, or 'elu'
     batch_norm_g: bool = True,  # in a perceptron generator; without it the layers start with He's variances
+    batch_norm_d: bool = True,  # in dcgan's discriminator
     spread_d: float = 0.,  # how far out a perceptron D's first folds lie, data units; 0: as PyTorch has them
 ) -> tuple[nn.Module, nn.Module]:  # G `(n, latent) -> (n, *shape)`, D `(n, *shape) -> (n, 1)`
     "The pair for one kind of data, freshly initialised. Raises ValueError for another kind or shape."
     if kind == 'dcgan' and len(shape) == 3:
-        return dcgan_generator(latent, shape, width_g), dcgan_discriminator(shape, width_d)
+        return dcgan_generator(latent, shape, width_g), dcgan_discriminator(shape, width_d, batch_norm_d)
     if kind == 'text' and len(shape) == 2:
         from coulomb_gan.text_networks import text_discriminator, text_generator
         return text_generator(latent, shape, width_g, depth_g), text_discriminator(shape, width_d, depth_d)

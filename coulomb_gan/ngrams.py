@@ -9,6 +9,7 @@ __all__ = ['BLOCK', 'window_codes', 'Ngrams', 'count_ngrams', 'jsd', 'save_model
 # %% ../nbs/11b_ngrams.ipynb #9987211d
 import hashlib
 import io
+import warnings
 import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
-from .runs import write_whole
+from .files import caching, write_whole
 
 # %% ../nbs/11b_ngrams.ipynb #04fe99c6
 def _group(size, n):  # first characters in a group, and how many groups there are
@@ -140,7 +141,7 @@ def load_models(
             sizes = zip(file['n'].tolist(), file['size'].tolist())
             return {n: Ngrams(n, v, *(file[f'{f}_{n}'] for f in _ARRAYS)) for n, v in sizes}
     except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as e:
-        raise ValueError(f'{path} holds no n-gram tables: {e}; remove it to have them counted again') from e
+        raise ValueError(f'{path} holds no n-gram tables ({e}), so they are counted again') from e
 
 # %% ../nbs/11b_ngrams.ipynb #bc297012
 def training_models(
@@ -150,14 +151,17 @@ def training_models(
     longest: int = 6,  # largest n
     progress: bool = True,  # show a bar of the tables, if they must be counted
 ) -> dict:  # n -> Ngrams for n = 1 .. longest
-    "Counts the tables of the training lines, or reads them if they were counted before. Raises as its parts."
+    "Counts the tables of the training lines, or reads them if they were counted before. Raises ValueError."
     from tqdm import tqdm
     key = hashlib.sha256(np.ascontiguousarray(rows.numpy())).hexdigest()[:16]
-    path = folder and Path(folder) / f'ngrams-{key}-{size}-{longest}.npz'
-    if path and path.exists(): return load_models(path)
+    path = Path(folder or '.') / f'ngrams-{key}-{size}-{longest}.npz'
+    if folder and path.exists():
+        try: return load_models(path)
+        except ValueError as e: warnings.warn(str(e))  # a cache is only a cache
     bar = tqdm(range(1, longest + 1), desc='n-grams', unit='table', disable=not progress)
     models = {n: count_ngrams(rows, size, n) for n in bar}
-    if path: save_models(path, models)
+    if folder:
+        with caching(path): save_models(path, models)
     return models
 
 # %% ../nbs/11b_ngrams.ipynb #87cbda5e

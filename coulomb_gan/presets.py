@@ -42,14 +42,16 @@ EXPERIMENTS = {
 PREPARE = {'cifar10': (32, None), 'celeba': (64, 108), 'lsun': (64, None), 'folder': (64, None)}  # size, crop
 
 # %% ../nbs/16_presets.ipynb #db88c413
+_released = dict(objective='coulomb', self_charge=1., charges=0, memory=0, smoothing=0., alternating=False,
+                 batch_norm_d=True)
 METHODS = {
-    'released': {},
-    'dropped': dict(self_charge=0.),
-    'wide': dict(charges=2048, memory=8),
-    'wide-dropped': dict(charges=2048, memory=8, self_charge=0.),
-    'direct': dict(charges=2048, self_charge=0., objective='direct'),
-    'non-saturating': dict(objective='non-saturating'),
-    'wgan-gp': dict(objective='wgan-gp'),
+    'released': _released,
+    'dropped': _released | dict(self_charge=0.),
+    'wide': _released | dict(charges=2048, memory=8),
+    'wide-dropped': _released | dict(charges=2048, memory=8, self_charge=0.),
+    'direct': _released | dict(charges=2048, self_charge=0., objective='direct'),
+    'non-saturating': _released | dict(objective='non-saturating'),
+    'wgan-gp': _released | dict(objective='wgan-gp', batch_norm_d=False),
 }
 
 def method(
@@ -57,8 +59,8 @@ def method(
     e: Experiment,  # the experiment to change
 ) -> Experiment:
     "An experiment by another method, its memory counted in batches. Raises ValueError for another name."
-    changes = METHODS[known(name, METHODS)]
-    return replace(e, **changes | dict(memory=changes.get('memory', 0) * e.batch))
+    options = METHODS[known(name, METHODS)]
+    return replace(e, **options | dict(memory=options['memory'] * e.batch))
 
 # %% ../nbs/16_presets.ipynb #8f9dd9a9
 def known(

@@ -8,7 +8,6 @@ __all__ = ['PAD', 'UNKNOWN', 'N_CODES', 'UNITS', 'codes', 'most_common', 'Corpus
 
 # %% ../nbs/11_text.ipynb #25231566
 import io
-import json
 import re
 import textwrap
 import warnings
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from .files import RunError, open_array, read_json
 
 # %% ../nbs/11_text.ipynb #004ad246
 PAD, UNKNOWN = '`', '\ufffd'  # fills a line up; stands for what is outside the vocabulary
@@ -155,13 +155,17 @@ def split(
 def corpus(
     folder: Path,  # written by `prepare_text`
 ) -> Corpus:
-    "The memory-mapped lines of a folder, its last rows held out. Raises ValueError without sound ones."
+    "The memory-mapped lines of a folder, its last rows held out. Raises ValueError, RunError if damaged."
     folder = Path(folder)
     if not (folder / 'manifest.json').exists() or not (folder / 'lines.npy').exists():
         raise ValueError(f'{folder} holds no prepared text; make it with `coulomb-gan prepare`')
-    manifest = json.loads((folder / 'manifest.json').read_text())
-    try: rows = np.load(folder / 'lines.npy', mmap_mode='c')
-    except (ValueError, EOFError) as e: raise ValueError(f'{folder}/lines.npy is damaged: {e}') from e
+    manifest = read_json(folder / 'manifest.json', 'prepare the text again')
+    rows = open_array(folder / 'lines.npy')
+    if len(rows) != manifest.get('count', len(rows)):
+        raise RunError(f'{folder}/lines.npy holds {len(rows)} lines, its manifest says {manifest["count"]}; '
+                       'prepare the text again')
+    if not {'vocabulary', 'units'} <= manifest.keys():
+        raise RunError(f'{folder}/manifest.json is damaged: it has no vocabulary; prepare the text again')
     return split(rows, tuple(manifest['vocabulary']), manifest['units'])
 
 # %% ../nbs/11_text.ipynb #c66755c0

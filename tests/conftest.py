@@ -1,5 +1,6 @@
 """One thread, no windows: runs are compared bit for bit, here and in the processes the tests start."""
 import os
+import shutil
 
 os.environ.update(OMP_NUM_THREADS='1', PYTHONUNBUFFERED='1')
 
@@ -21,3 +22,12 @@ def run(capsys, tmp_path, monkeypatch):
         out, err = capsys.readouterr()
         return done.value.code, out, err.splitlines()
     return run
+
+
+@pytest.fixture
+def unprivileged():
+    "What a command line begins with so that read-only places are read-only for it, for root too"
+    if os.geteuid() != 0: return []
+    if not shutil.which('setpriv'): pytest.skip('root may write everywhere, and there is no setpriv to change that')
+    drop = '-dac_override,-dac_read_search'
+    return ['setpriv', f'--bounding-set={drop}', f'--inh-caps={drop}']

@@ -15,7 +15,7 @@ from coulomb_gan.experiment import Experiment
 from coulomb_gan.fidelity import Statistics, load_statistics, save_statistics, statistics
 from coulomb_gan.prepare import prepare
 from coulomb_gan.reproduce import EXPERIMENTS, measure
-from coulomb_gan.runs import RunError
+from coulomb_gan.files import RunError
 from coulomb_gan.spaces import Space, evaluate
 from coulomb_gan.training import fit, load_run
 
@@ -47,7 +47,7 @@ def test_show_prints_resolved_fields(name, run):
 
 
 CHANGED = {'data': 'elsewhere', 'networks': 'dcgan', 'decay': 'none', 'precision': 'bfloat16', 'device': 'cuda',
-           'alternating': True, 'batch_norm_g': False, 'objective': 'direct', 'activation_d': 'elu', 'memory': 512}
+           'alternating': True, 'batch_norm_g': False, 'batch_norm_d': False, 'objective': 'direct', 'activation_d': 'elu', 'memory': 512}
 CHANGED |= dict.fromkeys(['eps_end', 'lr_end', 'lr_g', 'lr_d', 'beta1', 'beta2', 'ema', 'self_charge'], .375)
 
 
@@ -123,7 +123,7 @@ def see(run, trained, tmp_path, monkeypatch):
     "As `run`, in a copy of `trained`; in place of the page a note of what `result.json` held when it was asked for"
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     rendered = []
-    def render(out):
+    def render(out, *where):
         rendered.append(json.loads((out / 'result.json').read_text()))
         return out / 'report.html'
     monkeypatch.setattr(commands, 'render', render)

@@ -9,7 +9,7 @@ from coulomb_gan.algorithm import State, train_step
 from coulomb_gan.capture import WARM_UP, Stepper
 from coulomb_gan.data import to_float
 from coulomb_gan.experiment import Experiment
-from coulomb_gan.runs import RunError
+from coulomb_gan.files import RunError
 from coulomb_gan.training import fit
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')

@@ -1,8 +1,11 @@
 """From a name to a page, end to end: train, render, copy, render elsewhere."""
 import json
 import math
+import random
 import re
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +16,14 @@ from PIL import Image
 
 from coulomb_gan import compare as compare_module, reproduce as reproduce_module
 from coulomb_gan.compare import compare
+from coulomb_gan.experiment import Experiment
+from coulomb_gan.lines import prepare_text
 from coulomb_gan.prepare import prepare
-from coulomb_gan.presets import experiment
-from coulomb_gan.reproduce import execute, render, reproduce
-from coulomb_gan.runs import RunError
-from coulomb_gan.training import fit
+from coulomb_gan.presets import METHODS, experiment, method
+from coulomb_gan.reproduce import add_result, execute, render, reproduce
+from coulomb_gan.runs import load_checkpoint, save_checkpoint
+from coulomb_gan.files import RunError
+from coulomb_gan.training import fit, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = dict(steps=100, eval_every=50, log_every=10, eval_samples=100, width_g=16, width_d=16, depth_g=1, depth_d=1, batch=32)
@@ -146,6 +152,161 @@ def test_moved_run_of_own_images_renders_without_training(moved, monkeypatch):
     assert result['n_samples'] == 600 and 'class_shares' not in result
 
 
+# --- a report of anything that trained ----------------------------------------------------------------------------
+
+def collapse(out, last):
+    "All weights of the generator become zero but the last bias, whose second entry is given: every sample is the same"
+    for path in (out / 'checkpoints').glob('*.pt'):
+        saved = load_checkpoint(path)
+        for net in ('g', 'average'):
+            saved[net] = {k: torch.zeros_like(w) for k, w in saved[net].items()}
+            [*saved[net].values()][-1][1] = last
+        save_checkpoint(path, saved)
+
+
+def few_pictures(folder): make_pictures(folder, count=10, side=8)
+
+def alike_pictures(folder):
+    folder.mkdir()
+    for i in range(40): Image.new('RGB', (8, 8), 'grey').save(folder / f'{i}.png')
+
+def few_lines(path):
+    gen = random.Random(0)
+    path.write_text(''.join(''.join(gen.choices('abcdefgh ', k=20)) + '\n' for _ in range(200)), encoding='utf-8')
+
+
+ODD = {     # data, networks, where the generator collapsed to, whether the metrics are lost, what is left out
+    'ten pictures': (few_pictures, 'mlp', None, False, '1 held-out image'),
+    'the same picture forty times': (alike_pictures, 'mlp', 0., True, '4 held-out images'),
+    'two hundred lines, all padding': (few_lines, 'text', 1., False, '20 held-out lines'),
+    'collapsed onto the origin': ('mixture', 'mlp', 0., False, None),
+    'a single outlying point': ('mixture-narrow', 'mlp', 1e3, True, 'no component has more than two samples inside')}
+
+
+@pytest.mark.parametrize('case', ODD)
+def test_a_report_of_anything_that_trained_renders(case, tmp_path, monkeypatch):
+    make, networks, collapsed, lost, left_out = ODD[case]
+    monkeypatch.chdir(tmp_path)
+    data = make if isinstance(make, str) else 'data'
+    if make is few_lines:
+        make(tmp_path / 'raw')
+        prepare_text('raw', 'data', progress=False)
+    elif data == 'data':
+        make(tmp_path / 'raw')
+        prepare('raw', 'data', 8, progress=False)
+    e = Experiment(data=data, networks=networks, latent=2, width_g=8, width_d=8, depth_g=1, depth_d=1, batch=32, steps=4,
+                   eval_every=2, log_every=2, eval_samples=16)
+    out = fit(e, Path('run'), progress=False).out
+    if collapsed is not None: collapse(out, collapsed)
+    if lost: (out / 'metrics.jsonl').unlink()
+    page = render(out, **{'n_charges' if networks == 'text' else 'n_samples': 300})
+    check_page(out, 0, str(tmp_path))
+    assert left_out is None or f'Left out: {left_out}' in page.read_text(encoding='utf-8')
+    check_result(out, {'steps'})
+
+
+def test_what_a_report_needs_is_looked_at_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce_module, 'find_spec', lambda name: None if name == 'ipykernel' else name)
+    with pytest.raises(RunError, match='a report needs ipykernel, which is not installed; pip install ipykernel'):
+        reproduce('digits', tmp_path / 'run', progress=False)
+    monkeypatch.undo()
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(RunError, match='cannot write .*file'):
+        reproduce('digits', tmp_path / 'run', report=tmp_path / 'file' / 'report', progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+
+def test_methods_of_texts_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compare_module, 'execute', partial(execute, n_samples=640))
+    tiny = dict(width_g=8, width_d=8, depth_g=1, depth_d=1, batch=16, steps=2, eval_samples=640)
+    compare('text-builtin', tmp_path / 'runs', methods=['released', 'wgan-gp'], seeds=1, progress=False, **tiny)
+    result = json.loads((tmp_path / 'runs' / 'result.json').read_text())
+    assert {'F', 'jsd4', 'jsd6', 'r2'} <= result['released'][0].keys() and 'r2' not in result['wgan-gp'][0]
+
+
+def test_a_method_is_the_same_whatever_preset_it_is_applied_to(tmp_path):
+    for name in METHODS:
+        e, other = (method(name, experiment(preset)) for preset in ('mixture-direct', 'mixture'))
+        options = [(x.objective, x.self_charge, x.charges, x.memory // x.batch, x.smoothing, x.alternating) for x in (e, other)]
+        assert options[0] == options[1]
+    assert method('released', experiment('mixture-direct')).objective == 'coulomb'
+
+
+# --- where, and by whom -------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def page_of_nothing(tmp_path_factory):
+    "A notebook that says which interpreter ran it and with which parameters"
+    path = tmp_path_factory.mktemp('notebook') / 'nothing.ipynb'
+    nb = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("out = ''\nresults = ''\ndata_path = ''", metadata=dict(tags=['parameters'])),
+        nbformat.v4.new_code_cell('import sys\nprint(sys.executable, out, results, data_path)')],
+        metadata=dict(kernelspec=dict(name='python3', display_name='python3', language='python')))
+    nbformat.write(nb, path)
+    return path
+
+
+def said(folder): return nbformat.read(folder / 'report.ipynb', 4).cells[-1].outputs[0].text.split()
+
+
+def test_a_report_runs_in_the_interpreter_that_asks_for_it(page_of_nothing, tmp_path, monkeypatch):
+    "Whatever Jupyter finds under the name python3"
+    spec = tmp_path / 'jupyter/kernels/python3/kernel.json'
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps(dict(argv=['/bin/false'], display_name='Python 3', language='python')))
+    monkeypatch.setenv('JUPYTER_PATH', str(tmp_path / 'jupyter'))
+    execute(page_of_nothing, tmp_path)
+    assert said(tmp_path)[0] == sys.executable
+
+
+@pytest.mark.parametrize('name', ['out', 'run', 'e', 'a"b', 'ü b'])
+def test_the_saved_report_is_python_whatever_the_folder_is_called(name, page_of_nothing, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    execute(page_of_nothing, Path(name), n_samples=3)
+    cell, = [c for c in nbformat.read(Path(name, 'report.ipynb'), 4).cells if 'injected-parameters' in c.metadata.tags]
+    found = {}
+    exec(cell.source, found)
+    assert (found['out'], found['n_samples']) == ('.', 3)
+
+
+def test_a_report_elsewhere_leaves_the_run_alone_and_names_no_place(page_of_nothing, tmp_path):
+    for name in ('run', 'page'): (tmp_path / name).mkdir()
+    execute(page_of_nothing, tmp_path / 'run', tmp_path / 'page', data_path=str(tmp_path / 'data'))
+    assert list((tmp_path / 'run').iterdir()) == []
+    assert said(tmp_path / 'page')[1:] == [str(tmp_path / name) for name in ('run', 'page', 'data')]
+    cell, = [c for c in nbformat.read(tmp_path / 'page/report.ipynb', 4).cells if 'injected-parameters' in c.metadata.tags]
+    assert cell.source.splitlines()[1:] == ['out = "."']
+
+
+def test_a_failed_report_leaves_the_one_before(page_of_nothing, tmp_path):
+    execute(page_of_nothing, tmp_path)
+    before = (tmp_path / 'report.html').read_bytes()
+    broken = nbformat.read(page_of_nothing, 4)
+    broken.cells[-1].source = '1 / 0'
+    nbformat.write(broken, tmp_path / 'broken.ipynb')
+    with pytest.raises(RunError, match='ZeroDivisionError'): execute(tmp_path / 'broken.ipynb', tmp_path)
+    assert (tmp_path / 'report.html').read_bytes() == before
+
+
+def test_numbers_of_a_run_that_may_not_be_written_are_kept_elsewhere(tmp_path):
+    out = fit(experiment('digits', **SMALL | dict(steps=2, eval_every=2)), tmp_path / 'run', progress=False).out
+    before = (out / 'result.json').read_bytes()
+    (tmp_path / 'page').mkdir()
+    elsewhere = load_run(out, results=str(tmp_path / 'page'))
+    assert add_result(elsewhere)['steps'] == 2
+    add_result(elsewhere, energy=.5)
+    assert add_result(load_run(out, results=str(tmp_path / 'page')), more=1)['energy'] == .5
+    assert (out / 'result.json').read_bytes() == before
+
+
+def test_numbers_wait_for_another_writer_and_lose_nothing(tmp_path):
+    r = fit(experiment('digits', **SMALL | dict(steps=2, eval_every=2)), tmp_path / 'run', progress=False)
+    with ThreadPoolExecutor(8) as pool: list(pool.map(lambda i: add_result(r, **{f'n{i}': i}), range(24)))
+    assert {f'n{i}' for i in range(24)} <= add_result(r).keys()
+
+
 def test_failing_cell_is_one_line(moved, monkeypatch):
     monkeypatch.chdir(moved)
     broken = nbformat.v4.new_notebook(cells=[
@@ -156,7 +317,7 @@ def test_failing_cell_is_one_line(moved, monkeypatch):
     monkeypatch.setattr(reproduce_module, 'notebook', lambda kind: moved / 'broken.ipynb')
     with pytest.raises(RunError) as caught: render(Path('elsewhere/folder'))
     message = str(caught.value)
-    assert 'ZeroDivisionError: division by zero' in message and 'report.ipynb' in message and '\n' not in message
+    assert message == 'cell 3 of broken.ipynb failed: ZeroDivisionError: division by zero'
 
 
 def test_report_of_nothing_is_one_line(tmp_path):

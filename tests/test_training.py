@@ -1,12 +1,9 @@
 """Runs that are perturbed, killed, stopped, damaged and starved of disk space."""
 import json
-import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
@@ -16,12 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
-from coulomb_gan import capture, monitor, training
+from coulomb_gan import capture, monitor, runs, training
 from coulomb_gan.algorithm import slim
 from coulomb_gan.commands import main
 from coulomb_gan.prepare import prepare
 from coulomb_gan.experiment import Experiment
-from coulomb_gan.runs import RunError, load_checkpoint, newest_checkpoint, read_metrics, save_checkpoint
+from coulomb_gan.files import RunError, write_json
+from coulomb_gan.runs import load_checkpoint, newest_checkpoint, read_metrics, save_checkpoint
 from coulomb_gan.training import Interrupted, fit, load_run
 
 TINY = Experiment(latent=4, width_g=16, width_d=16, depth_g=1, depth_d=1, batch=16, steps=12, lr_g=1e-3, lr_d=1e-3, decay='none',
@@ -79,6 +77,7 @@ CHANGES = {
     'charges': Change(5, 'weights'),
     'memory': Change(32, 'weights'),
     'activation_d': Change('elu', 'weights'),
+    'batch_norm_d': Change(False, 'layers', dict(data='images', networks='dcgan', width_g=8, width_d=4)),
     'batch_norm_g': Change(False, 'layers'),
     'spread_d': Change(5., 'weights'),
     'distance': Change('digits', 'watched', dict(eval_samples=100)),
@@ -203,81 +202,77 @@ def whole(tmp_path_factory):
     return out
 
 
-@pytest.fixture
-def started():
-    "Starts `coulomb-gan train` as a process that does not outlive the test"
-    processes = []
-    def start(out):
-        code = 'from coulomb_gan.commands import main; main()'
-        processes.append(subprocess.Popen([sys.executable, '-c', code, 'train', 'digits', *OPTIONS, '--out', str(out)],
-                                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        return processes[-1]
-    yield start
-    for p in processes:
-        if p.poll() is None: p.kill()
-        p.communicate()
-
-
 def last_step(out):
     lines = read_metrics(out)
     return lines[-1]['step'] if lines else 0
 
 
-def wait_for(process, condition):
-    "Until the condition holds while the process still runs"
-    end = time.monotonic() + 100
-    while not condition():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end, 'the process makes no progress'
-        time.sleep(.005)
+# What happens to the process is done by the process itself, at a moment that is counted and not timed.
+AT_CALL = """
+import os, resource, signal, sys
+from coulomb_gan import files, training
+calls = 0
+def at_call(module, name, number, act):
+    kept = getattr(module, name)
+    def counted(*args, **options):
+        global calls
+        calls += 1
+        if calls == number: act()
+        return kept(*args, **options)
+    setattr(module, name, counted)
+def send(number): os.kill(os.getpid(), number)
+def fill_the_disk(): resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+{hook}
+from coulomb_gan.commands import main
+main()
+"""
 
 
-def test_killed_three_times_ends_the_same(whole, started, tmp_path):
-    out, moments = tmp_path / 'run', random.Random(0)
-    for step in (40, 150, 270):
-        process = started(out)
-        wait_for(process, lambda: last_step(out) >= step)
-        time.sleep(moments.uniform(0, .2))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        assert not (out / 'result.json').exists() and last_step(out) < LONG.steps
-    assert newest_checkpoint(out)['schedule']['step'] >= 240
-    run(load_run(out).experiment, out)
+def train_in_a_process(out, hook):
+    "`coulomb-gan train` as a process of its own in which something happens; exit code and lines on stderr"
+    command = [sys.executable, '-c', AT_CALL.format(hook=hook), 'train', 'digits', *OPTIONS, '--out', str(out)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stderr.splitlines()
+
+
+@pytest.mark.parametrize('module, name, numbers', [
+    ('training', 'append_metrics', (20, 30, 25)),     # between two lines of metrics
+    ('files.os', 'replace', (8, 12, 13)),              # a file is complete under its temporary name
+    ('files.os', 'fsync', (9, 13, 12))])               # in the middle of writing a file
+def test_killed_three_times_ends_the_same(module, name, numbers, whole, tmp_path):
+    out, steps = tmp_path / 'run', []
+    for number in numbers:
+        code, _ = train_in_a_process(out, f'at_call({module}, {name!r}, {number}, lambda: send(signal.SIGKILL))')
+        assert code == -signal.SIGKILL and not (out / 'result.json').exists()
+        steps.append(last_step(out))
+    assert 0 < steps[0] < steps[1] < steps[2] < LONG.steps
+    with pytest.warns(UserWarning, match='was left by process .* taken over'): run(load_run(out).experiment, out)
     assert_same_end(out, whole)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_saves_and_says_how_to_go_on(number, whole, started, tmp_path):
+def test_asked_to_stop_saves_and_says_how_to_go_on(number, whole, tmp_path):
     out = tmp_path / 'run'
-    process = started(out)
-    wait_for(process, lambda: last_step(out) >= 40)
-    process.send_signal(number)
-    _, err = process.communicate()
-    assert process.returncode == 130 and 'Traceback' not in err
-    message = [line for line in err.splitlines() if line.startswith('coulomb-gan: ')]
+    code, err = train_in_a_process(out, f"at_call(training, 'append_metrics', 9, lambda: send({int(number)}))")
+    assert code == 130 and 'Traceback' not in ''.join(err)
+    message = [line for line in err if line.startswith('coulomb-gan: ')]
     step = newest_checkpoint(out)['schedule']['step']
     assert 40 <= step < LONG.steps
     assert message == [f'coulomb-gan: {number.name}: stopped at step {step}; the same command continues there']
-    assert err.splitlines()[-1] == message[0]
+    assert err[-1] == message[0]
     with pytest.raises(SystemExit) as done: main(['train', 'digits', *OPTIONS, '--out', str(out)])
     assert done.value.code == 0
     assert_same_end(out, whole)
     assert (out / 'result.json').exists()
 
 
-def test_full_disk_is_one_line_and_leaves_what_was_saved(whole, started, tmp_path):
+def test_full_disk_is_one_line_and_leaves_what_was_saved(whole, tmp_path):
     out = tmp_path / 'run'
-    process = started(out)
-    wait_for(process, lambda: len(steps_saved(out)) >= 2)
-    smallest = min(p.stat().st_size for p in out.glob('checkpoints/[0-9]*.pt'))
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (smallest // 2, smallest // 2))
-    _, err = process.communicate()
-    last = err.splitlines()[-1]
-    assert process.returncode == 1 and 'Traceback' not in err
-    assert last.startswith('coulomb-gan: cannot write') and 'what was saved before is intact' in last
-    assert '.pt' in last
-    assert 2 <= len(steps_saved(out)) <= 3 and max(steps_saved(out)) < LONG.steps
+    code, err = train_in_a_process(out, "at_call(training, 'save_checkpoint', 3, fill_the_disk)")
+    assert code == 1 and 'Traceback' not in ''.join(err)
+    assert err[-1].startswith('coulomb-gan: cannot write') and 'what was saved before is intact' in err[-1]
+    assert '.pt' in err[-1]
+    assert steps_saved(out) == [30, 60]
     for path in out.glob('checkpoints/[0-9]*.pt'): assert load_checkpoint(path)['schedule']['step'] == int(path.stem)
     assert not list(out.rglob('*.part'))
     run(load_run(out).experiment, out)
@@ -405,6 +400,154 @@ def test_contradicting_settings_are_named(middle, tmp_path):
 def test_resume_false_refuses_a_run(middle, tmp_path):
     out = shutil.copytree(middle, tmp_path / 'run')
     with pytest.raises(RunError, match='holds a run already'): run(MIDDLE, out, resume=False)
+
+
+# --- more steps after the end -------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('decay', ['none', 'plateau'])
+def test_a_finished_run_goes_on_as_if_it_had_been_made_longer(decay, tmp_path):
+    e = replace(TINY, decay=decay)
+    run(e, tmp_path / 'grown')
+    for out in ('grown', 'whole'): run(replace(e, steps=24), tmp_path / out)
+    assert_same_end(tmp_path / 'grown', tmp_path / 'whole')
+    ends = [json.loads((tmp_path / out / 'result.json').read_text()) for out in ('grown', 'whole')]
+    assert [end['steps'] for end in ends] == [24, 24]
+    assert ends[0]['energy_train'] == ends[1]['energy_train']
+
+
+@pytest.mark.parametrize('options', [dict(decay='exponential'), dict(decay='cosine'), dict(eps_end=.5)], ids=str)
+def test_a_schedule_over_all_steps_cannot_be_made_longer(options, tmp_path):
+    e = replace(TINY, **options)
+    out = run(e, tmp_path / 'run').out
+    before = {p: p.read_bytes() for p in out.rglob('*') if p.is_file()}
+    with pytest.raises(RunError, match='steps was 12 and is now 24 .*starts anew'): run(replace(e, steps=24), out)
+    assert {p: p.read_bytes() for p in out.rglob('*') if p.is_file()} == before
+
+
+def test_fewer_steps_than_made_are_another_run(tmp_path):
+    run(TINY, tmp_path / 'run')
+    with pytest.raises(RunError, match='steps was 12 and is now 6'): run(replace(TINY, steps=6), tmp_path / 'run')
+
+
+def test_a_run_that_ended_at_its_second_plateau_has_ended(tmp_path, monkeypatch):
+    monitored([1.] * 9, monkeypatch)
+    e = replace(TINY, decay='plateau', patience=1, steps=60)
+    assert run(e, tmp_path / 'run').state.step < 60
+    with pytest.raises(RunError, match='ended at its second plateau, at step 18'):
+        run(replace(e, steps=120), tmp_path / 'run')
+
+
+# --- one writer, one data set -------------------------------------------------------------------------------------
+
+def test_a_second_trainer_is_refused_while_the_first_trains(tmp_path, monkeypatch):
+    seen = []
+    def append_metrics(out, record, write=training.append_metrics):
+        write(out, record)
+        if record['step'] == 6: seen.append(train_in_a_process(out, ''))
+    monkeypatch.setattr(training, 'append_metrics', append_metrics)
+    run(TINY, tmp_path / 'run')
+    (code, err), = seen
+    assert code == 1 and 'in use by process' in err[-1] and 'since 20' in err[-1]
+    assert [r['step'] for r in read_metrics(tmp_path / 'run')] == [3, 6, 9, 12]
+
+
+def test_a_run_that_lost_its_folder_stops_before_it_saves(tmp_path, monkeypatch):
+    "Its machine slept for an hour, and another one took over"
+    def append_metrics(out, record, write=training.append_metrics):
+        write(out, record)
+        if record['step'] == 12: write_json(out / 'lock.json', dict(host='other', pid=1, since=0., beat=0.))
+    monkeypatch.setattr(training, 'append_metrics', append_metrics)
+    with pytest.raises(RunError, match='taken over by process 1 on other'): run(TINY, tmp_path / 'run')
+    assert steps_saved(tmp_path / 'run') == [6]
+
+
+def test_copies_among_the_checkpoints_are_left_alone(middle, tmp_path):
+    out = shutil.copytree(middle, tmp_path / 'run')
+    names = ['36_backup.pt', '36 (1).pt', '36-copy.pt', '036x.pt', '\u0663.pt', 'notes.txt']
+    for name in names: (out / 'checkpoints' / name).write_bytes(b'kept by a user')
+    run(MIDDLE, out)
+    assert load_run(out).state.step == 36
+    assert all((out / 'checkpoints' / name).read_bytes() == b'kept by a user' for name in names)
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    "Two prepared folders of pictures of one size, and a run on the first"
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (('one', 0), ('two', 1)):
+        gen = torch.Generator().manual_seed(seed)
+        (tmp_path / f'raw-{name}').mkdir()
+        for i in range(30):
+            pixels = torch.randint(256, (8, 8, 3), generator=gen, dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(tmp_path / f'raw-{name}' / f'{i}.png')
+        prepare(tmp_path / f'raw-{name}', tmp_path / 'data' / name, 8, progress=False)
+    run(replace(TINY, data='data/one'), 'runs/one')
+    return tmp_path
+
+
+def test_other_data_under_the_same_name_are_refused(places):
+    shutil.rmtree('data/one')
+    Path('data/two').rename('data/one')
+    for again in (lambda: run(replace(TINY, data='data/one'), 'runs/one'), lambda: load_run('runs/one')):
+        with pytest.raises(RunError, match="was trained on other data: digest was '[0-9a-f]{16}' and is now"): again()
+
+
+def test_the_same_data_elsewhere_continue_the_run_once_named(places):
+    Path('data/one').rename('moved')
+    with pytest.raises(RunError, match='name their folder with --data'): load_run('runs/one')
+    assert load_run('runs/one', data='moved').sample(2).shape == (2, 3, 8, 8)
+    assert run(replace(TINY, data='moved'), 'runs/one').state.step == TINY.steps
+    assert load_run('runs/one').experiment.data == 'moved'     # remembered from now on
+    with pytest.raises(RunError, match='other data'): run(replace(TINY, data='data/two'), 'runs/one')
+
+
+def test_a_run_folder_works_from_any_working_directory(places, monkeypatch):
+    want = load_run('runs/one').sample(3)
+    for where, name in (('runs/one', '.'), ('data', '../runs/one'), ('/', str(places / 'runs/one'))):
+        monkeypatch.chdir(places / where if where != '/' else '/')
+        assert torch.equal(load_run(name).sample(3), want)
+
+
+def test_run_and_data_moved_together_are_found(places, monkeypatch):
+    (places / 'new').mkdir()
+    for name in ('runs', 'data'): shutil.move(name, places / 'new')
+    monkeypatch.chdir('/')
+    assert load_run(places / 'new/runs/one').state.step == TINY.steps
+
+
+def test_a_folder_of_version_0_1_is_accepted_and_gets_the_identity(places):
+    path = Path('runs/one/config.json')
+    old = json.loads(path.read_text())
+    for key in ('dataset', 'batch_norm_d'): del old[key]
+    path.write_text(json.dumps(old))
+    assert load_run('runs/one').state.step == TINY.steps
+    with pytest.warns(UserWarning, match='does not say which data it was trained on'):
+        run(replace(TINY, data='data/one'), 'runs/one')
+    run(replace(TINY, data='data/one'), 'runs/one')      # said once
+    assert json.loads(path.read_text())['dataset']['train'] == 27
+
+
+def test_one_sample_is_too_few_to_train_on(tmp_path):
+    (tmp_path / 'raw').mkdir()
+    for i in range(2): Image.new('RGB', (8, 8), (i, 0, 0)).save(tmp_path / 'raw' / f'{i}.png')
+    prepare(tmp_path / 'raw', tmp_path / 'data', 8, progress=False)
+    with pytest.raises(ValueError, match='has 1 training sample, expected 2 or more'):
+        run(replace(TINY, data=str(tmp_path / 'data')), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+
+
+def test_without_git_a_run_has_no_commit(tmp_path, monkeypatch):
+    def run_git(*args, **options): raise FileNotFoundError('git')
+    monkeypatch.setattr(runs.subprocess, 'run', run_git)
+    r = run(TINY, tmp_path / 'run')
+    assert json.loads((r.out / 'result.json').read_text())['commit'] is None
+
+
+def test_a_gradient_penalty_refuses_a_discriminator_with_batch_norm(images, tmp_path):
+    "Batch norm couples the samples, so the slope of D at one of them is not a slope"
+    e = replace(TINY, data=images, networks='dcgan', width_g=8, width_d=4, objective='wgan-gp')
+    with pytest.raises(ValueError, match='use --no-batch-norm-d'): run(e, tmp_path / 'run')
+    assert run(replace(e, batch_norm_d=False), tmp_path / 'run').state.step == TINY.steps
 
 
 def test_settings_that_cannot_run_leave_the_folder_free(tmp_path):
