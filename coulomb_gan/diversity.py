@@ -22,13 +22,16 @@ def _size(points, name):  # numbers in a row
 
 def _floats(points, name):  # a block of rows, images in [-1, 1] or points: (n, m), checked
     points = to_float(points.detach()).flatten(1)
-    if not torch.stack(points.aminmax()).isfinite().all():
-        raise ValueError(f'{name}: got NaN or infinity, expected finite numbers')
+    low, high = torch.stack(points.aminmax()).tolist()
+    top = max(high, -low)
+    if not math.isfinite(top): raise ValueError(f'{name}: got NaN or infinity, expected finite numbers')
+    if not math.isfinite(4 * points.shape[1] * top * top):
+        raise ValueError(f'{name}: got {top:.0e}, expected numbers whose squared distances fit into float64')
     return points if points.dtype == torch.float64 else points.float()
 
 # %% ../nbs/21_diversity.ipynb #4a189a3c
 def _products(a, b, dtype):  # squared distances (n_a,n_b) by a product in dtype; (|p| + R)^2, (n_a,)
-    centre = b.mean(0)
+    centre = b.mean(0, dtype=torch.float64).to(b.dtype)  # a float32 sum could overflow
     p, q = ((points.to(torch.promote_types(points.dtype, dtype)) - centre).to(dtype) for points in (a, b))
     p2, q2 = ((points * points).sum(1) for points in (p, q))
     r2_ij = torch.addmm(q2, p, q.T, alpha=-2).add_(p2[:, None])  # (n_a,m) @ (m,n_b) -> (n_a,n_b)
@@ -39,7 +42,8 @@ def _near(a, b, limit):  # rows of a that may have a row of b within r2 = limit;
     m = b.shape[1]
     r2_ij, scale = _products(a, b, torch.float32)
     margin = (2**-23 * (m + 4) + 2**-11) * scale + 4 * m * torch.finfo(torch.float32).tiny  # and underflow
-    rows = (~(r2_ij.amin(1) - margin > limit)).nonzero()[:, 0]  # what is not finite is not ruled out
+    low = r2_ij.amin(1)
+    rows = (~((low - margin > limit) & low.isfinite())).nonzero()[:, 0]  # what overflows is not ruled out
     r2_ij, scale = _products(a[rows], b, torch.float64)
     return rows, r2_ij, 2**-50 * (m + 4) * scale[:, None]
 

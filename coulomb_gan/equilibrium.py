@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from .kernels import Kernel
+from .kernels import Kernel, check_floats, widened
 from .potential import potential, potentials
 
 # %% ../nbs/04_equilibrium.ipynb #684f67cb
@@ -21,6 +21,7 @@ def energy_interval(
     z: float = 1.96,  # half-width in standard deviations; 1.96 for 95 %
 ) -> tuple[float, float, float]:  # F, low, high
     "Unbiased energy, half the difference of mean potentials (P7), its interval for fresh points and charges."
+    phi_x, phi_y = phi_x.double(), phi_y.double()  # squares of small potentials
     f = (phi_y.mean() - phi_x.mean()) / 2
     half = z * ((phi_x.var() + phi_y.var()) / (2 * len(phi_x))).sqrt()
     return f.item(), (f - half).item(), (f + half).item()
@@ -35,7 +36,7 @@ def label_share(
 ) -> float:  # 0 to about 1
     "Mean square of the self-charge label over that of D's target, both from minibatches of the given size."
     pairs = list(zip(*(c[:len(c) // batch * batch].split(batch) for c in (x, y))))
-    read = lambda keep: torch.stack([torch.cat(potentials(*pair, kernel, keep)) for pair in pairs])
+    read = lambda keep: torch.stack([torch.cat(potentials(*pair, kernel, keep)) for pair in pairs]).double()
     target, field = read(self_charge), read(0.)
     return ((target - field).square().mean() / target.square().mean()).item()
 
@@ -62,6 +63,7 @@ def _line(d, phi):
 
 # %% ../nbs/04_equilibrium.ipynb #9f13e23a
 def _check_sizes(x, real, n, batch):
+    check_floats(real=real, generated=x)
     if 2 * n < max(batch, 16):
         raise ValueError(f'got 2 n = {2 * n} of {len(real)} real samples, expected {max(batch, 16)} or more')
     if x.shape != (2 * n, *real.shape[1:]):
@@ -92,7 +94,7 @@ def gauge(
     x, y = generate(2 * n).to(real.device), real[order]
     _check_sizes(x, real, n, batch)
     d = torch.cat([_read(discriminator, c[n:]) for c in (x, y)])
-    x, y = x.flatten(1), y.flatten(1)
+    x, y = widened(None, False, x=x.flatten(1), y=y.flatten(1))
     fresh, groups = torch.cat([x[n:], y[n:]]), zip(x[:n].tensor_split(8), y[:n].tensor_split(8))
     phi_g = torch.stack([potential(fresh, *group, kernel).double() for group in groups])  # (8, 2n)
     phi = phi_g.mean(0)

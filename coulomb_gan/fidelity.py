@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Iterable
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from .data import Data, to_float
-from .runs import write_whole
+from .files import write_whole
+from .kernels import check_floats
 
 # %% ../nbs/20_fidelity.ipynb #a6525e85
 @dataclass(frozen=True)
@@ -28,22 +28,33 @@ class Statistics:
     n: int | None = None  # rows they were taken from; None where it is not told, as in published files
     features: Tensor | None = None  # the first rows, float32 `(n_kept, k)`, or None
 
+# %% ../nbs/20_fidelity.ipynb #b39488a2
+def _check_rows(f, width):
+    "Raises ValueError unless f holds finite rows of floats, as wide as those before them (None: any width)."
+    check_floats(features=f)
+    if f.ndim != 2 or not f.isfinite().all():
+        raise ValueError(f'features: got {tuple(f.shape)}, expected finite rows (n, k)')
+    if width not in (None, f.shape[1]):
+        raise ValueError(f'features: got batches of width {width} and {f.shape[1]}, expected one width')
+
 # %% ../nbs/20_fidelity.ipynb #1ab5c8df
 def statistics(
     features: Tensor | Iterable[Tensor],  # rows `(n, k)`, whole or in batches
     keep: int = 0,  # how many of the first rows to keep as they are
 ) -> Statistics:
     "Mean and covariance in one pass, memory O(k^2 + keep k). Raises ValueError unless 2 or more finite rows."
-    n, mu, scatter, kept = 0, 0., 0., []
+    n, mu, scatter, kept, width = 0, 0., 0., [], None
     for f in [features] if isinstance(features, Tensor) else features:
-        if f.ndim != 2 or not f.isfinite().all():
-            raise ValueError(f'features: got {tuple(f.shape)}, expected finite rows (n, k)')
+        _check_rows(f, width)
+        width = f.shape[1]
+        if not len(f): continue
         if n < keep: kept.append(f[:keep - n].detach().cpu())
         f = f.detach().double()
         delta, n = f.mean(0) - mu, n + len(f)
         mu, f = mu + delta * len(f) / n, f - f.mean(0)
         scatter = scatter + f.T @ f + delta.outer(delta) * len(f) * (n - len(f)) / n
     if n < 2: raise ValueError(f'features: got {n} rows, expected 2 or more')
+    if not scatter.isfinite().all(): raise ValueError('features: their squares overflow float64')
     return Statistics(mu.cpu(), (scatter / (n - 1)).cpu(), n, torch.cat(kept) if kept else None)
 
 # %% ../nbs/20_fidelity.ipynb #7e635b62
@@ -53,6 +64,7 @@ def frechet(
 ) -> float:  # squared feature units, at least 0 up to rounding
     "Fréchet distance between two clouds of features. Raises ValueError for other shapes or n <= k."
     from torch_fidelity.metric_fid import KEY_METRIC_FID as key, fid_statistics_to_metric as distance
+    check_floats(**{name: f for name, f in dict(x=x, y=y).items() if isinstance(f, Tensor)})
     stats = [s if isinstance(s, Statistics) else statistics(s) for s in (x, y)]
     k = len(stats[1].mu)
     for name, s in zip('xy', stats):
@@ -70,19 +82,31 @@ def save_statistics(
     np.savez(buffer, mu=s.mu, sigma=s.sigma, **{k: v for k, v in extras.items() if v is not None})
     write_whole(path, buffer.getvalue())
 
+# %% ../nbs/20_fidelity.ipynb #13ee990f
+def _check_statistics(s):
+    "Raises ValueError unless mean, covariance, count and kept rows fit together."
+    k = len(s.mu)
+    if s.mu.shape != (k,) or s.sigma.shape != (k, k):
+        raise ValueError(f'got {tuple(s.mu.shape)} and {tuple(s.sigma.shape)}')
+    if not (s.mu.isfinite().all() and s.sigma.isfinite().all()): raise ValueError('got NaN or infinity')
+    if s.n is not None and s.n < 2: raise ValueError(f'got n = {s.n}')
+    if s.features is not None: _check_rows(s.features, k)
+
 # %% ../nbs/20_fidelity.ipynb #7f34ea3a
 def load_statistics(
     path: Path,  # npz with `mu` and `sigma`, ours or a published one
 ) -> Statistics:
-    "The statistics in a file. Raises ValueError if there are none in it."
+    "The statistics in a file. Raises ValueError naming the file if there are none in it, or it is damaged."
     try:
         with open(path, 'rb') as file, np.load(file) as z:
             read = {k: torch.from_numpy(z[k]) for k in ('mu', 'sigma', 'n', 'features') if k in z}
-        mu, sigma = read['mu'].double(), read['sigma'].double()
-        if not (mu @ sigma @ mu).isfinite(): raise ValueError('not finite')
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError, EOFError, BadZipFile) as e:
-        raise ValueError(f'{path}: expected an npz with mu (k,) and sigma (k, k); {e}') from e
-    return Statistics(mu, sigma, int(read['n']) if 'n' in read else None, read.get('features'))
+        n = int(read['n']) if 'n' in read else None
+        s = Statistics(read['mu'].double(), read['sigma'].double(), n, read.get('features'))
+        _check_statistics(s)
+    except Exception as e:  # a damaged zip raises whatever its bytes lead to
+        reason = str(e) or type(e).__name__
+        raise ValueError(f'{path}: expected an npz with mu (k,) and sigma (k, k); {reason}') from e
+    return s
 
 # %% ../nbs/20_fidelity.ipynb #275b850a
 def sampling_floor(

@@ -67,7 +67,7 @@ def targets(self: CoulombLoss,
         return x, y, *potentials(*flat[:2], self.kernel, self.self_charge, finite=False, **more)
     a_x, a_y = (_beside(c, self.smoothing, gen) for c in (x.detach(), y))
     all_x, all_y = torch.cat(flat[::2]), torch.cat(flat[1::2])
-    k_x, k_y = ([self.kernel(a.flatten(1), c) for c in (all_x, all_y)] for a in (a_x, a_y))
+    k_x, k_y = ([self.kernel(a.flatten(1), c, finite=False) for c in (all_x, all_y)] for a in (a_x, a_y))
     phi_x = k_x[1].mean(1) - _mean(k_x[0], self.self_charge)
     return a_x, a_y, phi_x, _mean(k_y[1], self.self_charge) - k_y[0].mean(1)
 

@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 from .diversity import nearest
+from .kernels import check_floats
 
 # %% ../nbs/21b_modes.ipynb #498d03bb
 def truncated_variance(
@@ -35,6 +36,7 @@ def mode_coverage(
     std: float,  # standard deviation of every component, data units
 ) -> dict:  # modes, within_3sigma, share_min, share_max, variance_min, variance_max, chi_square, counts
     "How a mixture of equal Gaussians is covered; perfect shares and variances are 1. Raises ValueError."
+    check_floats(x=x, means=means)
     if x.shape[1:] != (2,) or not std > 0:
         raise ValueError(f'got x {tuple(x.shape)}, std {std}, expected x (n, 2), std above 0')
     distance, k_i = nearest(x, means)

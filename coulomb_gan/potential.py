@@ -8,14 +8,15 @@ __all__ = ['check_points', 'kernel_sums', 'potential', 'force', 'potentials', 'e
 # %% ../nbs/02_potential.ipynb #855a8542
 import torch
 from torch import Tensor
-from .kernels import Kernel, squared_distances
+from .kernels import Kernel, check_floats, narrowed, squared_distances, widened
 
 # %% ../nbs/02_potential.ipynb #dbb85759
 def check_points(
     finite: bool = True,  # also look for NaN and infinity
     **sets: Tensor,  # named sets of points, each `(n, m)`
 ):
-    "Raises `ValueError` unless all sets are non-empty, finite matrices of one width."
+    "Raises `ValueError` unless all sets are non-empty, finite matrices of floats of one width."
+    check_floats(**sets)
     width = next(iter(sets.values())).shape[-1:]
     for name, s in sets.items():
         if s.ndim != 2: raise ValueError(f'{name} must have shape (n, m), got {tuple(s.shape)}')
@@ -33,9 +34,10 @@ def kernel_sums(
     block: int = 4096,  # side of a tile of pairs
 ) -> Tensor:  # float64 `(n_a,)`
     "`S_i = sum_j k(a_i, b_j)`, tile by tile: peak memory O(block^2 + block m)."
+    a, b = widened(kernel.of_r2, a=a, b=b)
     sums = []
     for p in a.split(block):
-        tiles = (kernel.of_r2(squared_distances(p, q).to(a.dtype)) for q in b.split(block))
+        tiles = (kernel.of_r2(squared_distances(p, q, finite=False).to(a.dtype)) for q in b.split(block))
         sums.append(sum(k_ij.sum(1, dtype=torch.float64) for k_ij in tiles))
     return torch.cat(sums)
 
@@ -50,7 +52,7 @@ def potential(
     r"$\hat\Phi(a)$ = mean k(a,y) - mean k(a,x) (P8), differentiable. Raises ValueError on bad sets."
     check_points(a=a, x=x, y=y)
     phi_a = kernel_sums(a, y, kernel, block) / len(y) - kernel_sums(a, x, kernel, block) / len(x)
-    return phi_a.to(a.dtype)
+    return narrowed(phi_a, a.dtype)
 
 # %% ../nbs/02_potential.ipynb #773ddc37
 def _pull(a, b, kernel, block):
@@ -59,7 +61,7 @@ def _pull(a, b, kernel, block):
     for p in a.split(block):
         total = torch.zeros_like(p, dtype=torch.float64)
         for q in b.split(block):
-            w_ij = 2 * kernel.slope(squared_distances(p, q).to(a.dtype)).double()
+            w_ij = 2 * kernel.slope(squared_distances(p, q, finite=False).to(a.dtype)).double()
             total += (p - centre) * w_ij.sum(1, keepdim=True)
             total -= w_ij @ (q - centre)  # (n_a,n_b) @ (n_b,m) -> (n_a,m)
         rows.append(total / len(b))
@@ -76,8 +78,10 @@ def force(
     finite: bool = True,  # look for NaN and infinity first; False where the caller does
 ) -> Tensor:  # `(n_a, m)`, the direction a generated sample moves
     r"$+\nabla\hat\Phi$ at `a`, in closed form. Raises ValueError on bad sets."
-    check_points(finite, a=a, x=x, y=y)
-    return (_pull(a, y, kernel, block) - weight_x * _pull(a, x, kernel, block)).to(a.dtype)
+    check_points(False, a=a, x=x, y=y)
+    p, q_x, q_y = widened(kernel.slope, finite, a=a, x=x, y=y)
+    pull = _pull(p, q_y, kernel, block) - weight_x * _pull(p, q_x, kernel, block)
+    return narrowed(pull, a.dtype, finite)
 
 # %% ../nbs/02_potential.ipynb #da48f991
 def _with_own(sums, n, kernel, strength):
@@ -98,8 +102,9 @@ def potentials(
     more_y: Tensor | None = None,  # further positive charges
 ) -> tuple[Tensor, Tensor]:  # `phi_x (n_x,)`, `phi_y (n_y,)`
     "The potential at the charges themselves (P8), one joint pass. Raises ValueError on bad sets."
-    check_points(finite, x=x, y=y)
+    check_points(False, x=x, y=y)
     all_x, all_y = (c if more is None else torch.cat([c, more]) for c, more in ((x, more_x), (y, more_y)))
+    all_x, all_y = widened(kernel.of_r2, finite, x=all_x, y=all_y)
     if self_charge != 1 and min(len(all_x), len(all_y)) < 2:
         sizes = f'{len(all_x)} and {len(all_y)}'
         raise ValueError(f'self_charge={self_charge:g} needs 2 charges a side, got {sizes}')
@@ -107,12 +112,14 @@ def potentials(
     at = torch.arange(len(x) + len(y), device=x.device)  # columns of own charges
     at[len(x):] += n_x - len(x)
     for i in at.split(block):
-        k_ij = kernel.of_r2(squared_distances(c if len(i) == len(c) else c[i], c).to(x.dtype))
+        r2_ij = squared_distances(c if len(i) == len(c) else c[i], c, finite=False)
+        k_ij = kernel.of_r2(r2_ij.to(c.dtype))
         k_ij.scatter_(1, i[:, None], 0.)
         sums.append(torch.stack([k_ij[:, :n_x].sum(1), k_ij[:, n_x:].sum(1)], 1))
     s = torch.cat(sums)  # (n_x + n_y, 2): sums over the other negative and the other positive charges
     phi_x = s[:len(x), 1] / len(all_y) - _with_own(s[:len(x), 0], n_x, kernel, self_charge)
-    return phi_x, _with_own(s[len(x):, 1], len(all_y), kernel, self_charge) - s[len(x):, 0] / n_x
+    phi_y = _with_own(s[len(x):, 1], len(all_y), kernel, self_charge) - s[len(x):, 0] / n_x
+    return narrowed(phi_x, x.dtype, finite), narrowed(phi_y, x.dtype, finite)
 
 # %% ../nbs/02_potential.ipynb #7accf382
 def energy(

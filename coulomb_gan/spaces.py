@@ -9,10 +9,14 @@ __all__ = ['FID_WEIGHTS', 'Space', 'features', 'load_space', 'inception', 'diges
 # %% ../nbs/20b_spaces.ipynb #a06d4c89
 import re
 import runpy
+import sys
+import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from pickle import UnpicklingError
+from textwrap import shorten
+from traceback import extract_tb
 from typing import Callable, Iterable, Iterator
 
 import torch
@@ -20,6 +24,8 @@ from torch import Tensor, nn
 from .data import to_uint8
 from .fidelity import (
     Statistics, frechet, load_statistics, sampling_floor, save_statistics, statistics)
+from .files import caching
+from .kernels import widened
 
 # %% ../nbs/20b_spaces.ipynb #0658ec39
 @dataclass(frozen=True)
@@ -34,6 +40,22 @@ class Space:
         if not re.fullmatch(r'[\w.-]+', self.name):
             raise ValueError(f"name: got {self.name!r}, expected letters, digits, '.', '_' and '-'")
 
+# %% ../nbs/20b_spaces.ipynb #b3781c9c
+def _pixels(images, space):
+    "As they would be stored. Raises ValueError for integers other than uint8."
+    if images.dtype == torch.uint8: return images
+    if images.is_floating_point(): return to_uint8(images)
+    raise ValueError(f'{space.name}: got images of {images.dtype}, expected uint8, or floats in [-1, 1]')
+
+# %% ../nbs/20b_spaces.ipynb #efaacab2
+def _answer(space, images):
+    "What the network says to a batch, `(n, k)`. Raises ValueError if it is something else."
+    with torch.no_grad(): f = space.net(_pixels(images, space).to(space.device))
+    got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+    if images.ndim != 4 or not isinstance(f, Tensor) or f.ndim != 2 or len(f) != len(images):
+        raise ValueError(f'{space.name}: images {tuple(images.shape)} gave {got}, expected (n, k)')
+    return f
+
 # %% ../nbs/20b_spaces.ipynb #d18fc42c
 def features(
     space: Space,  # the network
@@ -41,40 +63,63 @@ def features(
     batch: int = 100,  # images at a time, where they come whole
     progress: bool = False,  # show a bar
 ) -> Iterator[Tensor]:  # float32 `(n_batch, k)`, one a batch
-    "Features batch by batch; floats are first rounded to pixels. Raises ValueError for other shapes."
+    "Features batch by batch; floats are first rounded to pixels. Raises ValueError for other images."
     from tqdm import tqdm
     batches = images.split(batch) if isinstance(images, Tensor) else images
     for b in tqdm(batches, desc=space.name, unit='batch', disable=not progress):
-        with torch.no_grad(): f = space.net((b if b.dtype == torch.uint8 else to_uint8(b)).to(space.device))
-        if b.ndim != 4 or f.ndim != 2 or len(f) != len(b):
-            raise ValueError(f'{space.name}: images {tuple(b.shape)} gave {tuple(f.shape)}, expected (n, k)')
-        yield f.float()
+        if len(b): yield _answer(space, b).float()
+
+# %% ../nbs/20b_spaces.ipynb #f66a920f
+@contextmanager
+def _user_code(file, path):
+    "Runs code of the file at a path. Raises ValueError naming the file and line for anything it raises."
+    folder = str(path.parent)
+    sys.path.insert(0, folder)
+    try: yield
+    except (Exception, SystemExit) as e:
+        lines = [frame.lineno for frame in extract_tb(e.__traceback__) if frame.filename == str(path)]
+        if isinstance(e, SyntaxError) and e.filename == str(path): lines.append(e.lineno)
+        place = f'{file}, line {lines[-1]}' if lines else file
+        raise ValueError(f'{place}: {type(e).__name__}: {shorten(str(e), 300)}') from e
+    finally:
+        if folder in sys.path: sys.path.remove(folder)
+
+# %% ../nbs/20b_spaces.ipynb #83d1ba48
+def _network(file, path, name, device):
+    "What the function of that name in the file makes. Raises ValueError unless it can be called."
+    with _user_code(file, path): module = runpy.run_path(str(path), run_name=Path(file).stem)
+    if not callable(module.get(name)): raise ValueError(f'{file} has no function {name!r}')
+    with _user_code(file, path):
+        net = module[name]()
+        if isinstance(net, nn.Module): net.to(device).eval().requires_grad_(False)
+    if not callable(net): raise ValueError(f'{file}: {name}() gave {type(net).__name__}, expected a network')
+    return net
 
 # %% ../nbs/20b_spaces.ipynb #7922df68
 def load_space(
     spec: str,  # 'FILE.py:FUNCTION'
     device: str = 'cpu',  # where it shall compute
 ) -> Space:
-    "The space that FUNCTION() in a Python file returns. Raises ValueError if there is none."
+    "The space that FUNCTION() in a Python file returns. Raises ValueError if there is none, or it fails."
     file, _, name = spec.rpartition(':')
     if not (file.endswith('.py') and Path(file).is_file()):
         raise ValueError(f'{spec!r}: expected FILE.py:FUNCTION with a file that exists')
-    module = runpy.run_path(file, run_name=Path(file).stem)
-    if name not in module: raise ValueError(f'{file} has no function {name!r}')
-    net = module[name]()
-    if isinstance(net, nn.Module): net.to(device).eval().requires_grad_(False)
-    return Space(f'{Path(file).stem}-{name}', net, device)
+    path = Path(file).resolve()
+    net = _network(file, path, name, device)
+    def answer(images):
+        with _user_code(file, path): return net(images)
+    return Space(f'{Path(file).stem}-{name}', answer, device)
 
 # %% ../nbs/20b_spaces.ipynb #71300bf4
 FID_WEIGHTS = '6726825d'  # first digits of their SHA-256, also in the file's name
 
 # %% ../nbs/20b_spaces.ipynb #d71f460f
 def _weights(path):
-    "The file, if there is one, and the first digits of its SHA-256"
+    "The file, if there is one"
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3 as url
     cache, file = Path(torch.hub.get_dir(), 'checkpoints'), url.rpartition('/')[2]
     path = Path(path or cache / file)
-    if path.is_file(): return path, sha256(path.read_bytes()).hexdigest()[:8]
+    if path.is_file(): return path
     raise ValueError(f'{path} does not exist. FID needs {file} (96 MB) from {url}: '
                      f'put it into {cache}, or give its path with --inception')
 
@@ -85,12 +130,15 @@ def inception(
 ) -> Space:  # 2,048 features; colour or grey images of any size
     "torch-fidelity's Inception network. Raises ValueError that says where the weights are had, or are wrong."
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-    path, digest = _weights(path)
+    path = _weights(path)
     try:  # a file that is not the known one is first read as plain tensors: torch-fidelity would run its code
+        digest = sha256(path.read_bytes()).hexdigest()[:8]
         if digest != FID_WEIGHTS: torch.load(path, 'cpu', weights_only=True)
-        net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048'], path).to(device)
-    except (UnpicklingError, RuntimeError, TypeError, AttributeError, EOFError, IndexError) as e:
+        net = FeatureExtractorInceptionV3('inception-v3-compat', ['2048'], path)
+    except OSError as e: raise ValueError(f'cannot read {path}: {e}') from e
+    except Exception as e:  # a damaged pickle raises whatever its bytes lead to
         raise ValueError(f'{path} holds no weights of the Inception network of torch-fidelity') from e
+    net = net.to(device)
     def pooled(images): return net(images.expand(-1, 3, -1, -1))[0]
     if digest == FID_WEIGHTS: return Space('inception-v3-compat', pooled, device, net.fc.weight, fid=True)
     return Space(f'inception-{digest}', pooled, device, net.fc.weight)
@@ -107,10 +155,19 @@ def digest(
 # %% ../nbs/20b_spaces.ipynb #1b98bba7
 def _still(s, space, images):
     "Whether the kept statistics are of as many images, and the network answers the first of them as it did"
-    now = next(features(space, images[:16])).cpu()
-    then = now[:0] if s.features is None else s.features[:16]
-    if s.n != len(images) or then.shape != now.shape: return False
-    return (then - now).abs().max() <= 1e-3 * now.abs().max()
+    if s.n != len(images) or s.features is None: return False
+    now, then = next(features(space, images[:16])).cpu(), s.features[:16]
+    return then.shape == now.shape and (then - now).abs().max() <= 1e-3 * now.abs().max()
+
+# %% ../nbs/20b_spaces.ipynb #7508110a
+def _kept(path, space, images):
+    "The statistics in a file if there are any, still right, else None; a damaged file is a warning."
+    try: s = load_statistics(path)
+    except ValueError as e:
+        missing = isinstance(e.__cause__, (FileNotFoundError, NotADirectoryError))
+        if not missing: warnings.warn(f'{e}; the statistics are computed again')
+        return None
+    return s if _still(s, space, images) else None
 
 # %% ../nbs/20b_spaces.ipynb #272492ea
 def reference(
@@ -123,9 +180,10 @@ def reference(
 ) -> Statistics:
     "Statistics of a data set in a space, computed once and read from `cache` afterwards."
     path = Path(cache, f'{space.name}-{key or digest(images)}.npz')
-    if path.exists() and _still(s := load_statistics(path), space, images): return s
-    s = statistics(features(space, images, progress=progress), keep)
-    save_statistics(path, s)
+    s = _kept(path, space, images)
+    if s is None:
+        s = statistics(features(space, images, progress=progress), keep)
+        with caching(path): save_statistics(path, s)
     return s
 
 # %% ../nbs/20b_spaces.ipynb #f8e5bf61
@@ -133,6 +191,7 @@ def _by_images(x, y):
     "KID of all features, precision and recall of equal numbers"
     from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
+    x, y = widened(lambda r2: (r2 / x.shape[1] + 1)**3, x=x, y=y)  # KID cubes products
     n = min(len(x), len(y))
     raw = kid_features_to_metric(x, y, kid_subset_size=min(1000, n), verbose=False)
     raw |= prc_features_to_metric(x[:n], y[:n], save_cpu_ram=True, prc_batch_size=1000, verbose=False)
@@ -146,7 +205,7 @@ def evaluate(
     y: Statistics,  # of the real images, from `reference` or a published file
     progress: bool = False,  # show a bar
 ) -> dict:  # numbers by name, with `space`, `n` and `n_reference`
-    "All metrics that space and reference allow. Raises ValueError for n <= k."
+    "All metrics that space and reference allow. Raises ValueError for n <= k or a number that is not finite."
     from torch_fidelity.metric_isc import isc_features_to_metric
     s = statistics(features(space, x, progress=progress), keep=50_000)
     floor = sampling_floor(y, s.n, y.n or torch.inf)
@@ -155,6 +214,8 @@ def evaluate(
     if space.head is not None:
         raw = isc_features_to_metric(s.features @ space.head.T.cpu())
         found |= dict(isc=raw['inception_score_mean'], isc_std=raw['inception_score_std'])
+    lost = [name for name, value in found.items() if not abs(value) < torch.inf]
+    if lost: raise ValueError(f'{space.name}: got {", ".join(lost)} not finite, expected smaller features')
     return found | dict(space=space.name, n=s.n, n_reference=y.n)
 
 # %% ../nbs/20b_spaces.ipynb #69841eab
@@ -164,7 +225,7 @@ def summary(
     "Every number with its spread, both N, and the name of the space."
     shown = [f"{k} {found[k]:.4g}" + (f" ± {found[f'{k}_std']:.2g}" if f'{k}_std' in found else '')
              for k in ('fid', 'frechet', 'floor', 'kid', 'precision', 'recall', 'isc') if k in found]
-    real = f"{found['n_reference']:,}" if found['n_reference'] else 'an untold number of'
+    real = f"{found['n_reference']:,}" if found['n_reference'] else 'an unknown number of'
     return f"{', '.join(shown)}; {found['n']:,} samples against {real} real images in {found['space']}"
 
 # %% ../nbs/20b_spaces.ipynb #784402e8
