@@ -14,8 +14,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from coulomb_gan import spaces
+from coulomb_gan.data import content_digest
 from coulomb_gan.fidelity import Statistics, frechet, load_statistics, sampling_floor, save_statistics, statistics
-from coulomb_gan.spaces import Space, digest, evaluate, features, inception, load_space, reference, summary
+from coulomb_gan.spaces import Space, evaluate, features, inception, load_space, reference, summary
 
 
 def randn(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -191,7 +192,7 @@ def test_reference_is_computed_once(tmp_path):
     assert reference(space, x[:299], tmp_path).n == 299
     assert [*tmp_path.iterdir()] != [] and len([*tmp_path.iterdir()]) == 2
     assert reference(Space('counting', lambda i: net(i)[:, :4]), x, tmp_path).mu.shape == (4,)
-    torn = tmp_path / f'counting-{digest(x)}.npz'
+    torn = tmp_path / f'counting-{content_digest(x)}.npz'
     torn.write_bytes(torn.read_bytes()[:300])
     with pytest.warns(UserWarning, match='npz: expected an npz .* computed again') as seen_warnings:
         again = reference(space, x, tmp_path)
@@ -202,7 +203,7 @@ def test_reference_is_computed_once(tmp_path):
 def test_digest_reads_memory_mapped_arrays(tmp_path):
     np.save(tmp_path / 'x.npy', pictures(20).numpy())
     mapped = torch.from_numpy(np.load(tmp_path / 'x.npy', mmap_mode='c'))
-    assert digest(mapped) == digest(pictures(20)) != digest(pictures(20, seed=1))
+    assert content_digest(mapped) == content_digest(pictures(20)) != content_digest(pictures(20, seed=1))
 
 
 def test_a_plain_function_from_a_file(tmp_path):
