@@ -9,19 +9,36 @@ __all__ = ['TEXT_OPTIONS', 'prepare_data']
 from pathlib import Path
 
 import click
+from .files import check_writable
+from .folders import example
 from .lines import FOLDER, prepare_text
 from .prepare import download as fetch, prepare, wanted
 from .presets import PREPARE, known
 from .text import UNITS
 
+# %% ../nbs/31b_preparing.ipynb #a79edd0d
+def _skipped(done):
+    "', 2 files skipped, such as 'notes.txt': no image'"
+    reasons = done['skipped']
+    if not reasons: return ', 0 files skipped'
+    noun = 'file' if len(reasons) == 1 else 'files'
+    return f', {len(reasons)} {noun} skipped, {example(reasons)}'
+
+def _left_out(done):
+    "The same for what no file could be read of; older manifests do not speak of it"
+    reasons = done.get('left_out')
+    return f'; {len(reasons)} left out, {example(reasons)}' if reasons else ''
+
 # %% ../nbs/31b_preparing.ipynb #0063fcc6
 def _images(dataset, source, out, options):
     size, crop = PREPARE[dataset]
-    if options.pop('download', False): source = fetch(dataset, source or Path('data', 'downloads'))
+    if options.pop('download', False):
+        if not (out / 'manifest.json').exists(): check_writable(out)
+        source = fetch(dataset, source or Path('data', 'downloads'))
     if not source: raise ValueError(wanted(dataset))
     done = prepare(source, out, **dict(size=size, crop=crop) | options)
-    return (f'{done["count"]} images of {done["size"]} pixels, {done["held_out"]} of them held out, '
-            f'{len(done["skipped"])} files skipped')
+    return (f'{done["count"]} images of {done["size"]} pixels, {done["held_out"]} of them held out'
+            + _skipped(done) + _left_out(done))
 
 # %% ../nbs/31b_preparing.ipynb #b12867de
 TEXT_OPTIONS = {'length': 'length', 'vocabulary': 'size', 'units': 'units', 'limit': 'limit'}
@@ -32,7 +49,7 @@ def _lines(dataset, source, out, options):
                          f'that of any text file: coulomb-gan prepare {dataset} PATH')
     done = prepare_text(source, out, **{TEXT_OPTIONS[k]: v for k, v in options.items()})
     return (f'{done["count"]} lines of {done["length"]} {done["units"]}, a vocabulary of '
-            f'{len(done["vocabulary"])}, {done["skipped"]} empty lines skipped')
+            f'{len(done["vocabulary"])}, {done["skipped"]} empty lines skipped' + _left_out(done))
 
 # %% ../nbs/31b_preparing.ipynb #e974cffe
 @click.command('prepare')
@@ -52,11 +69,14 @@ def _lines(dataset, source, out, options):
 @click.option('--limit', type=click.IntRange(2), help='texts: lines used [10000000]')
 def prepare_data(
     dataset: str,  # a key of PREPARE, or 'billion_word' for texts
-    source: Path | None,  # folder tree, zip, LMDB, CIFAR-10; the benchmark's folder or any text file
+    source: Path | None,  # folder tree, zip, tar, LMDB, CIFAR-10; the benchmark's folder or any text file
     out: Path | None,  # folder of the array
     **options,  # of `prepare` or `prepare_text`
 ):
-    "Turn the images or the text of SOURCE into the array that DATASET trains on."
+    """Turn the images or the text of SOURCE into the array that DATASET trains on.
+
+    SOURCE: a folder tree, zip or tar (.gz, .bz2, .xz, .zst) of images, an LMDB folder, or CIFAR-10; for texts
+    a text file (.gz, .xz) or the benchmark's folder."""
     known(dataset, [*PREPARE, 'billion_word'])
     options, texts = {k: v for k, v in options.items() if v is not None}, dataset == 'billion_word'
     foreign = [k for k in options if (k in TEXT_OPTIONS) != texts]
