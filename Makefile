@@ -5,8 +5,8 @@ READY := .venv/.ready
 
 .PHONY: report test book lab readme
 
-report: $(READY)  ## train on the handwritten digits and render reports/digits/report.html
-	$(BIN)/coulomb-gan reproduce digits --out runs --report reports
+report: $(READY)  ## train on the handwritten digits and render runs/digits/report.html
+	$(BIN)/coulomb-gan reproduce digits --out runs
 
 test: $(READY)  ## every check: the notebooks' own, then tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
@@ -31,5 +31,5 @@ book: $(READY)  ## every notebook as a page, _book/index.html first
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@echo 'setting up .venv, a few minutes on the first run'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

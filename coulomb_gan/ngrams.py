@@ -126,7 +126,7 @@ def save_models(
     path: Path,  # an npz file
     models: dict,  # n -> Ngrams
 ):
-    "Writes all tables whole or not at all. Raises RunError if the disk refuses."
+    "Writes all tables atomically. Raises RunError if the disk refuses."
     fields = {f'{f}_{n}': getattr(m, f) for n, m in models.items() for f in _ARRAYS}
     np.savez(buffer := io.BytesIO(), size=[m.size for m in models.values()], n=[*models], **fields)
     write_whole(path, buffer.getbuffer())

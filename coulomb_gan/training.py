@@ -23,7 +23,7 @@ from .data import BUILT_IN, Data, Samples, identity, load
 from .experiment import Experiment
 from .files import RunError, read_json, write_json
 from .locks import locked
-from .monitor import decisive, distance, drawn, look
+from .monitor import check_distance, decisive, distance, drawn, look
 from .runs import (
     append_metrics, check_dataset, environment, keep_checkpoints, newest_checkpoint, open_run, read_metrics,
     rewind_metrics, save_checkpoint)
@@ -165,6 +165,7 @@ def check_experiment(
     if torch.device(e.device).type == 'cuda' and not torch.cuda.is_available():
         raise RunError('this machine has no CUDA device; use --device cpu')
     if len(data.train) < 2: raise ValueError(f'{e.data} has {len(data.train)} training sample, expected 2 or more')
+    check_distance(e, data)
     return data, State(e, data.shape)
 
 # %% ../nbs/15_training.ipynb #216b6e91

@@ -1,6 +1,9 @@
 """The command line in-process: what is wrong is one line, what is right shows in the output."""
 import json
 import shutil
+import subprocess
+import sys
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -13,9 +16,9 @@ from coulomb_gan.commands import cli, main
 from coulomb_gan.data import digits, prepared
 from coulomb_gan.experiment import Experiment
 from coulomb_gan.fidelity import Statistics, load_statistics, save_statistics, statistics
+from coulomb_gan.files import RunError
 from coulomb_gan.prepare import prepare
 from coulomb_gan.reproduce import EXPERIMENTS, measure
-from coulomb_gan.files import RunError
 from coulomb_gan.spaces import Space, evaluate
 from coulomb_gan.training import fit, load_run
 
@@ -182,7 +185,7 @@ def test_spaces_stand_side_by_side_and_references_are_kept(see):
 def test_published_reference(see):
     code, out, _, rendered = see(f'{SEEN} --reference published.npz --samples 80')
     found = rendered[0]['fidelity']['nets-Net']
-    assert code == 0 and 'against an untold number' in out
+    assert code == 0 and 'against an unknown number' in out
     assert (found['reference'], found['n_reference'], 'kid' in found) == ('published.npz', None, False)
     assert not Path('data').exists()
 
@@ -309,6 +312,13 @@ WRONG = {
     'show digits --objective gan': 'non-saturating',
     'show digits --activation-d relu': 'elu',
     'reproduce digits --full': "there is no 'digits-full'",
+    'show digits --objective wgan-gp --charges 128': "charges is not for the objective 'wgan-gp', got 128",
+    'show digits --objective non-saturating --memory 256': "memory is not for the objective 'non-saturating'",
+    'show digits --objective direct --alternating': "alternating is not for the objective 'direct'",
+    'show mixture-direct --objective wgan-gp': "'wgan-gp'",
+    'reproduce digits cifar10': 'data/cifar10',
+    'compare digits --methods released,droped': "did you mean 'dropped'?",
+    'compare cifar10': 'data/cifar10',
     'compare digit': "did you mean 'digits'?",
     'compare digits --methods direkt': "did you mean 'direct'?",
     'compare digits --seeds 0': '--seeds',
@@ -371,9 +381,60 @@ def test_contradiction_names_the_field_and_leaves_the_run(run, tmp_path):
     assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
 
 
-def test_wrong_name_among_several_stops_before_training(run, tmp_path):
-    assert run('reproduce digits mixtur')[0] == 2
+@pytest.mark.parametrize('line', ['reproduce digits mixtur', 'reproduce digits cifar10', 'compare digits --methods released,droped',
+                                  'reproduce digits text-builtin --networks mlp', 'reproduce digits mixture --distance digits'])
+def test_wrong_name_among_several_stops_before_training(line, run, tmp_path):
+    assert run(line)[0] == 2
     assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('line', ['show digit --debug', '--debug show digit'])
+def test_debug_shows_the_traceback_behind_the_line(line, run):
+    code, _, err = run(line)
+    assert code == 2 and err[0] == 'Traceback (most recent call last):' and 'presets.py' in ''.join(err)
+    assert err[-1] == "coulomb-gan: there is no 'digit'; did you mean 'digits'?"
+
+
+def test_a_warning_is_one_line(run, tmp_path):
+    assert run(f'train digits {TINY} --out run')[0] == 0
+    path = tmp_path / 'run/config.json'
+    config = json.loads(path.read_text())
+    del config['dataset']
+    path.write_text(json.dumps(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter('always')
+        code, _, err = run(f'train digits {TINY} --out run')
+    said = [line for line in err if 'does not say which data' in line]
+    assert code == 0 and len(said) == 1 and said[0].startswith('coulomb-gan: run does not say')
+
+
+def test_evaluate_finds_data_that_were_moved_and_writes_elsewhere(run, tmp_path, monkeypatch):
+    rendered = []
+    def render(*where):
+        rendered.append(where)
+        return Path('page')
+    monkeypatch.setattr(commands, 'render', render)
+    assert run('evaluate run --data moved --out page')[0] == 0
+    assert rendered == [(Path('run'), Path('page'), 'moved')]
+
+
+def test_a_run_that_may_not_be_written_is_evaluated_elsewhere(run, tmp_path, unprivileged):
+    "On a machine where the working directory may not be written either, the cache is lost and the number is not"
+    assert run(f'train digits {TINY} --out run')[0] == 0
+    (tmp_path / 'net.py').write_text('def make(): return lambda images: images.float().flatten(1)[:, 18:22]\n')
+    for name in ('closed', 'page'): (tmp_path / name).mkdir()
+    for path in [tmp_path / 'closed', tmp_path / 'run', *(tmp_path / 'run').rglob('*')]: path.chmod(0o555)
+    def evaluate(*options):
+        line = [*unprivileged, sys.executable, '-c', 'from coulomb_gan.commands import main; main()', 'evaluate', '../run',
+                '--features', '../net.py:make', '--samples', '100', *options]
+        done = subprocess.run(line, cwd=tmp_path / 'closed', text=True, capture_output=True)
+        return done.returncode, [l for l in done.stderr.splitlines() if l.startswith('coulomb-gan: ') or 'Traceback' in l]
+    code, said = evaluate()
+    assert code == 1 and len(said) == 1 and said[0].startswith('coulomb-gan: cannot write ../run')
+    code, said = evaluate('--out', '../page')
+    assert code == 0 and len(said) == 1 and 'so it is computed again next time' in said[0]
+    found = json.loads((tmp_path / 'page/result.json').read_text())['fidelity']['net-make']
+    assert found['n'] == 100 and (tmp_path / 'page/report.html').exists()
 
 
 def test_failed_prepare_does_not_spoil_what_was_there(run, tmp_path):
