@@ -28,6 +28,15 @@ def adam(
     groups = [dict(params=heavy, weight_decay=e.weight_decay), dict(params=light)]
     return torch.optim.Adam(groups, lr=lr, betas=(e.beta1, e.beta2), fused=True)
 
+# %% ../nbs/14_algorithm.ipynb #a012f5c8
+def _coupled(d, e):
+    "Whether batch norm couples the samples in D. Raises ValueError if the objective does not go with that"
+    found = any(isinstance(layer, _BatchNorm) for layer in d.modules())
+    if found and e.objective == 'wgan-gp':
+        raise ValueError('a gradient penalty asks for the slope of D at each sample, and batch norm couples '
+                         'the samples of a batch; use --no-batch-norm-d')
+    return found
+
 # %% ../nbs/14_algorithm.ipynb #24dc3c6d
 class State:
     "Networks, optimisers, randomness, remembered charges and schedule of one run."
@@ -43,10 +52,7 @@ class State:
         form = torch.channels_last if on_gpu else torch.preserve_format
         self.g, self.d = (net.to(e.device, memory_format=form) for net in pair)
         self.average = copy.deepcopy(self.g).requires_grad_(False) if e.ema else self.g
-        self.joint = not any(isinstance(layer, _BatchNorm) for layer in self.d.modules())
-        if e.objective == 'wgan-gp' and not self.joint:
-            raise ValueError('a gradient penalty asks for the slope of D at each sample, and batch norm couples '
-                             'the samples of a batch; use --no-batch-norm-d')
+        self.joint = not _coupled(self.d, e)
         self.weights = {net: list(getattr(self, net).parameters()) for net in ('g', 'd', 'average')}
         self.opt_g, self.opt_d = adam(self.g, e.lr_g, e), adam(self.d, e.lr_d, e)
         self.gen = torch.Generator(e.device).manual_seed(e.seed)

@@ -119,8 +119,9 @@ def _images(folder, manifest):
     images = open_array(path)
     if images.dtype != np.uint8 or images.ndim != 4:
         raise RunError(f'{path} holds {images.dtype} {images.shape}, expected uint8 (n, c, side, side)')
-    if len(images) != manifest.get('count', len(images)):
-        raise RunError(f'{path} holds {len(images)} images, its manifest says {manifest["count"]}; prepare it again')
+    count = manifest.get('count', len(images))
+    if len(images) != count:
+        raise RunError(f'{path} holds {len(images)} images, its manifest says {count}; prepare it again')
     return torch.from_numpy(images)
 
 # %% ../nbs/10_data.ipynb #1ec400dc

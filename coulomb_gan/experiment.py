@@ -98,6 +98,7 @@ FOREIGN = {'direct': ('smoothing', 'alternating'),
            'non-saturating': ('self_charge', 'charges', 'memory', 'smoothing'),
            'wgan-gp': ('self_charge', 'charges', 'memory', 'smoothing')}  # fields an objective has no use for
 
+# %% ../nbs/08_experiment.ipynb #1c2550b6
 def _check_objective(e):
     defaults = {f.name: f.default for f in fields(e)}
     for name in FOREIGN.get(e.objective, ()):

@@ -68,7 +68,8 @@ class Lock:
     def check(self):
         "Raises RunError if another process has taken the folder over."
         other = self.taken_by()
-        if other: raise RunError(f'{self.folder} was taken over by {other}; this process stops without writing')
+        if other is None: return
+        raise RunError(f'{self.folder} was taken over by {other}; this process stops without writing')
 
 # %% ../nbs/09b_locks.ipynb #f23a07e2
 def _beat_until(stop, lock):

@@ -56,7 +56,7 @@ def left_out(
 def settings(
     e: Experiment,  # to be shown
 ) -> str:
-    "A Markdown table of all fields, the changed ones with their defaults; of the data's place the name alone."
+    "A Markdown table of all fields, the changed ones with their defaults; of the place of the data its name."
     values = [(f, getattr(e, f.name) if f.name != 'data' else Path(e.data).name) for f in fields(e)]
     rows = [(f.name, v, f.default if v != f.default else '') for f, v in values]
     return table(rows, ['field', 'here', 'default, where it differs'])
@@ -72,7 +72,7 @@ def add_result(
     run: Run,  # its `result.json` is extended
     **numbers,  # finite numbers, lists and texts
 ) -> dict:  # all results
-    "Adds numbers to `result.json`; without any it only reads. Raises ValueError for NaN or infinity, RunError."
+    "Adds numbers to `result.json`, or only reads it. Raises ValueError for NaN and infinity, RunError."
     folder = run.results or run.out
     if not numbers: return _result(run)
     with locked(folder, wait=60.):
@@ -109,11 +109,11 @@ def _finished(out, *where):
 
 # %% ../nbs/30_reproduce.ipynb #937e5755
 def _own_kernel():
-    "A kernel manager class that starts this interpreter"
+    "A kernel manager class that starts this interpreter: it searches no folder for another one"
     from jupyter_client.kernelspec import KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
     class OwnKernel(AsyncKernelManager):
-        def _kernel_spec_manager_default(self): return KernelSpecManager(kernel_dirs=[])  # no search: the native one
+        def _kernel_spec_manager_default(self): return KernelSpecManager(kernel_dirs=[])
     return OwnKernel
 
 # %% ../nbs/30_reproduce.ipynb #9f6e80e2
@@ -135,7 +135,7 @@ def execute(
     to: Path | None = None,  # folder for report and numbers; None: the same
     **parameters,  # more of the notebook's parameters
 ) -> Path:  # `report.html` in that folder
-    "Executes a notebook on a folder. Raises RunError naming the cell that failed, or a folder it cannot write."
+    "Executes a notebook on a folder. Raises RunError naming the cell that failed, or the folder."
     import nbformat
     import papermill
     report = Path(to or out) / 'report.ipynb'
@@ -144,8 +144,8 @@ def execute(
     backend = os.environ.pop('MPLBACKEND', None)  # the kernel would inherit it and draw into no notebook
     try:
         nb = papermill.execute_notebook(
-            source, None, parameters, progress_bar=False, kernel_name='python3', kernel_manager_class=_own_kernel(),
-            shutdown_kernel='immediate', extra_arguments=['--log-level=40'])  # errors only
+            source, None, parameters, progress_bar=False, kernel_name='python3', shutdown_kernel='immediate',
+            kernel_manager_class=_own_kernel(), extra_arguments=['--log-level=40'])  # errors only
     except papermill.PapermillExecutionError as e:
         raise RunError(f'cell {e.exec_count} of {Path(source).name} failed: {e.ename}: {e.evalue}') from e
     finally:
@@ -182,7 +182,8 @@ def copy_report(
 def check_tools():
     "Raises RunError naming the first package that a report needs and the machine lacks."
     for name in ('papermill', 'nbconvert', 'ipykernel'):
-        if not find_spec(name): raise RunError(f'a report needs {name}, which is not installed; pip install {name}')
+        if find_spec(name): continue
+        raise RunError(f'a report needs {name}, which is not installed; pip install {name}')
 
 # %% ../nbs/30_reproduce.ipynb #20155b8d
 def check_report(

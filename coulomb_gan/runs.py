@@ -139,7 +139,7 @@ def check_dataset(
     stored: dict,  # its `config.json`
     identity: dict,  # of the data at hand
 ):
-    "Raises RunError saying what differs, if the run was trained on other data. Version 0.1 did not say on which."
+    "Raises RunError saying what differs, if the run was trained on other data; version 0.1 did not say."
     kept = {k: v for k, v in stored.get('dataset', identity).items() if k != 'path'}
     differing = changed(kept, identity)
     if differing: raise RunError(f'{out} was trained on other data: {differing}. Name its own with --data.')

@@ -151,6 +151,15 @@ def split(
     n = len(rows) - min(10_000, -(-len(rows) // 10))
     return Corpus(rows[:n], rows[n:], vocabulary, units)
 
+# %% ../nbs/11_text.ipynb #7cf62e8d
+def _check_manifest(folder, manifest, rows):
+    "Raises RunError unless the manifest is one of a text, and of as many lines"
+    if not {'vocabulary', 'units'} <= manifest.keys():
+        raise RunError(f'{folder}/manifest.json is damaged: it has no vocabulary; prepare the text again')
+    count = manifest.get('count', len(rows))
+    if len(rows) != count:
+        raise RunError(f'{folder}/lines.npy holds {len(rows)} lines, {count} in its manifest; prepare it again')
+
 # %% ../nbs/11_text.ipynb #3336a81c
 def corpus(
     folder: Path,  # written by `prepare_text`
@@ -161,11 +170,7 @@ def corpus(
         raise ValueError(f'{folder} holds no prepared text; make it with `coulomb-gan prepare`')
     manifest = read_json(folder / 'manifest.json', 'prepare the text again')
     rows = open_array(folder / 'lines.npy')
-    if len(rows) != manifest.get('count', len(rows)):
-        raise RunError(f'{folder}/lines.npy holds {len(rows)} lines, its manifest says {manifest["count"]}; '
-                       'prepare the text again')
-    if not {'vocabulary', 'units'} <= manifest.keys():
-        raise RunError(f'{folder}/manifest.json is damaged: it has no vocabulary; prepare the text again')
+    _check_manifest(folder, manifest, rows)
     return split(rows, tuple(manifest['vocabulary']), manifest['units'])
 
 # %% ../nbs/11_text.ipynb #c66755c0
