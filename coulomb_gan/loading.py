@@ -43,6 +43,9 @@ def _places(out, config, named):
     seen = config.get('dataset', {}).get('path')
     return [config['data']] + ([os.path.normpath(Path(out, seen))] if seen else [])
 
+# %% ../nbs/14d_loading.ipynb #e14f1c54
+def _is_there(place): return place in BUILT_IN or Path(place, 'manifest.json').exists()
+
 # %% ../nbs/14d_loading.ipynb #9675a2a6
 def find_data(
     out: Path,  # a run folder
@@ -51,9 +54,7 @@ def find_data(
 ) -> tuple[str, Data]:  # the place, and the data
     "The data of a run. Raises RunError if they are not there, or others are."
     places = _places(out, config, named)
-    found = {}
-    for place in places:
-        if place in BUILT_IN or Path(place, 'manifest.json').exists(): found[place] = load(place)
+    found = {place: load(place) for place in places if _is_there(place)}
     for place, data in found.items():
         if config.get('dataset', {}).get('digest') in (None, data.digest): return place, data
     for data in found.values(): check_dataset(out, config, identity(data))  # says what differs
@@ -72,7 +73,7 @@ def restore(
 
 # %% ../nbs/14d_loading.ipynb #40d70499
 def _experiment(path, config, device):
-    "The settings in a configuration, with the device at hand; what version 0.1 did not have takes its default"
+    "The settings in a configuration, with the device at hand; what version 0.1 lacked has its default"
     settings = {k: v for k, v in config.items() if k not in ('environment', 'dataset')}
     try: return Experiment(**settings | dict(device=device))
     except (TypeError, ValueError) as error:

@@ -65,6 +65,8 @@ def check_distance(
         raise ValueError(f'distance {e.distance!r} is for images, and {e.data} holds none')
     if e.distance == 'digits' and (data.train_labels is None or data.shape != (1, 8, 8)):
         raise ValueError("the space 'digits' is for the data 'digits'")
+    if e.distance == 'inception': spaces.find_weights()
+    if e.distance.endswith('.pth'): spaces.find_weights(e.distance)
 
 # %% ../nbs/14b_monitor.ipynb #3f25c615
 def named_space(

@@ -150,8 +150,9 @@ def execute(
         raise RunError(f'cell {e.exec_count} of {Path(source).name} failed: {e.ename}: {e.evalue}') from e
     finally:
         if backend: os.environ['MPLBACKEND'] = backend
-    write_whole(report, nbformat.writes(_anonymous(nb, parameters)).encode())
-    return to_html(report)
+    with locked(report.parent, wait=60.):
+        write_whole(report, nbformat.writes(_anonymous(nb, parameters)).encode())
+        return to_html(report)
 
 # %% ../nbs/30_reproduce.ipynb #d4e6dba3
 def render(

@@ -69,8 +69,9 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path,  # a file written by `save_checkpoint`
 ) -> dict:  # the state, on the CPU
-    "Reads a checkpoint without running code. Raises RunError if its digest does not match."
-    data = Path(path).read_bytes()
+    "Reads a checkpoint without running code. Raises RunError if it is damaged or gone."
+    try: data = Path(path).read_bytes()
+    except OSError as e: raise RunError(f'cannot read {path}: {e.strerror}') from e
     if hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise RunError(f'{path} is damaged: its digest does not match')
     return torch.load(io.BytesIO(data[:-32]), map_location='cpu', weights_only=True)
@@ -88,7 +89,9 @@ def newest_checkpoint(
     "Tries checkpoints from the newest back; a damaged one is named in a warning and passed over."
     for path in reversed(_checkpoints(out)):
         try: return load_checkpoint(path)
-        except RunError as e: warnings.warn(str(e))
+        except RunError as e:
+            if not path.exists(): return newest_checkpoint(out)  # a run that trains has newer ones by now
+            warnings.warn(str(e))
 
 # %% ../nbs/09_runs.ipynb #ef7ed225
 def keep_checkpoints(

@@ -158,7 +158,7 @@ def _check_manifest(folder, manifest, rows):
         raise RunError(f'{folder}/manifest.json is damaged: it has no vocabulary; prepare the text again')
     count = manifest.get('count', len(rows))
     if len(rows) != count:
-        raise RunError(f'{folder}/lines.npy holds {len(rows)} lines, {count} in its manifest; prepare it again')
+        raise RunError(f'{folder}/lines.npy holds {len(rows)} lines, {count} by its manifest; prepare again')
 
 # %% ../nbs/11_text.ipynb #3336a81c
 def corpus(

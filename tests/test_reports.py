@@ -199,6 +199,7 @@ def test_a_report_of_anything_that_trained_renders(case, tmp_path, monkeypatch):
     out = fit(e, Path('run'), progress=False).out
     if collapsed is not None: collapse(out, collapsed)
     if lost: (out / 'metrics.jsonl').unlink()
+    else: shutil.rmtree(out / 'samples')      # a run folder fetched without them
     page = render(out, **{'n_charges' if networks == 'text' else 'n_samples': 300})
     check_page(out, 0, str(tmp_path))
     assert left_out is None or f'Left out: {left_out}' in page.read_text(encoding='utf-8')

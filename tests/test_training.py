@@ -348,6 +348,21 @@ def test_damaged_newest_checkpoint_is_passed_over(damage, middle, tmp_path, monk
     assert_same_end(out, middle)
 
 
+def test_a_reader_beside_a_trainer_follows_it_to_newer_checkpoints(middle, tmp_path, monkeypatch):
+    "Between the listing and the reading the trainer has saved twice and removed what was listed"
+    out = shutil.copytree(middle, tmp_path / 'run')
+    names = sorted((out / 'checkpoints').glob('*.pt'))
+    older, old, newer = out / 'checkpoints/30.pt', out / 'checkpoints/36.pt', out / 'checkpoints/42.pt'
+    assert names[-1] == old
+    def load(path, read=runs.load_checkpoint):
+        if path == old and old.exists():
+            old.rename(newer)
+            older.unlink()
+        return read(path)
+    monkeypatch.setattr(runs, 'load_checkpoint', load)
+    assert newest_checkpoint(out)['schedule']['step'] == 36 and newer.exists()
+
+
 def test_all_checkpoints_damaged_starts_again(middle, tmp_path, monkeypatch):
     out = stopped(MIDDLE, tmp_path / 'run', 15, monkeypatch)
     for path in out.glob('checkpoints/*.pt'): path.write_bytes(b'')
