@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
 
@@ -277,12 +276,19 @@ def test_killed_at_every_point_where_something_reaches_the_disk(name, after, tre
 def test_command_killed_goes_on_where_it_was(tree, tmp_path):
     "The real thing: another interpreter, SIGKILL after the first record, the same command again"
     main_ = 'from coulomb_gan.commands import main; main()'
-    command = [sys.executable, '-c', main_, *f'prepare folder {tree} --out {tmp_path}/out --size 8 --workers 1'.split()]
-    first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while not (tmp_path / 'out/.progress.json').exists() and time.monotonic() < end: time.sleep(.0005)
-    first.kill()
-    first.wait()
+    dies = """if 1:
+        import os, signal
+        from coulomb_gan import arrays
+        write_json = arrays.write_json
+        def record_and_die(path, values):
+            write_json(path, values)
+            os.kill(os.getpid(), signal.SIGKILL)
+        arrays.write_json = record_and_die
+        """
+    line = f'prepare folder {tree} --out {tmp_path}/out --size 8 --workers 1'.split()
+    first = subprocess.run([sys.executable, '-c', dies + main_, *line], stderr=subprocess.DEVNULL)
+    assert first.returncode == -signal.SIGKILL
+    command = [sys.executable, '-c', main_, *line]
     assert not (tmp_path / 'out/images.npy').exists()
     done = json.loads((tmp_path / 'out/.progress.json').read_text())['done']
     again = subprocess.run(command, capture_output=True, text=True)

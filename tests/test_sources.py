@@ -661,7 +661,7 @@ def test_stopped_preparation_goes_on(stopped):
 def hold(folder, ready, done):
     with locked(folder):
         ready.set()
-        done.wait(60)
+        done.wait()
 
 @pytest.mark.parametrize('line', ['prepare folder tree --size 8 --out out', 'prepare billion_word a --out out'])
 def test_second_preparation_into_one_folder_is_refused(line, place, run):
@@ -670,7 +670,7 @@ def test_second_preparation_into_one_folder_is_refused(line, place, run):
     ready, done = FORK.Event(), FORK.Event()
     other = FORK.Process(target=hold, args=['out', ready, done])
     other.start()
-    ready.wait(60)
+    assert ready.wait(600)
     code, _, err = run(line)
     done.set()
     other.join()
