@@ -53,12 +53,12 @@ MINUTES = {'tests': 1.5, 'step': 1., 'train': 5., 'measure': 1., 'pack': .5}  # 
 def program(minutes, *arguments):
     "Runs Python as a process of its own and prints what it said, to the end of its minutes at most"
     command = [sys.executable, *map(str, arguments)]
-    try: done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               cwd=HERE.parent, timeout=60 * minutes)
+    try: done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=HERE.parent,
+                               timeout=60 * minutes)
     except subprocess.TimeoutExpired as e:
         print((e.stdout or b'').decode())
         raise RuntimeError(f'stopped after {minutes:g} minutes') from None
-    print(done.stdout)
+    print(done.stdout.decode())
     if done.returncode: raise RuntimeError(f'exit code {done.returncode}')
 
 
