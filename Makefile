@@ -25,7 +25,8 @@ book: $(READY)  ## every notebook as a page, _book/index.html first
 	$(BIN)/jupyter nbconvert --log-level=WARN --to html --embed-images --no-prompt --output-dir _book \
 		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input \
 		--RegexRemovePreprocessor.patterns='^#\| (hide|default_exp)' nbs/*.ipynb nbs/experiments/*.ipynb
-	sed -i -E 's#href="(nbs/)?(experiments/)?([0-9a-z_]+)\.ipynb"#href="\3.html"#g' _book/*.html
+	sed -i -E -e 's#href="(nbs/)?(experiments/)?([0-9a-z_]+)\.ipynb"#href="\3.html"#g' \
+		-e 's#href="reports/#href="../reports/#g' -e 's#src="nbs/figures/#src="../nbs/figures/#g' _book/*.html
 	@echo 'open _book/index.html'
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
