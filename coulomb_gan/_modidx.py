@@ -263,6 +263,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                    'coulomb_gan.lines.read_blocks': ('lines.html#read_blocks', 'coulomb_gan/lines.py'),
                                    'coulomb_gan.lines.text_files': ('lines.html#text_files', 'coulomb_gan/lines.py')},
             'coulomb_gan.loading': { 'coulomb_gan.loading.Run': ('loading.html#run', 'coulomb_gan/loading.py'),
+                                     'coulomb_gan.loading.Run.data_name': ('loading.html#run.data_name', 'coulomb_gan/loading.py'),
                                      'coulomb_gan.loading.Run.metrics': ('loading.html#run.metrics', 'coulomb_gan/loading.py'),
                                      'coulomb_gan.loading.Run.sample': ('loading.html#run.sample', 'coulomb_gan/loading.py'),
                                      'coulomb_gan.loading._experiment': ('loading.html#_experiment', 'coulomb_gan/loading.py'),

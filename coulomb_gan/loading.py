@@ -29,6 +29,8 @@ class Run:
     results: Path | None = None  # folder of `result.json`, where that is not the run folder
     @property
     def metrics(self): return read_metrics(self.out)
+    @property
+    def data_name(self): return Path(self.experiment.data).absolute().name
     def sample(self,
         n: int,  # how many
         seed: int = 1,  # of the latent vectors

@@ -57,8 +57,9 @@ def settings(
     e: Experiment,  # to be shown
 ) -> str:
     "A Markdown table of all fields, the changed ones with their defaults; of the place of the data its name."
-    values = [(f, getattr(e, f.name) if f.name != 'data' else Path(e.data).name) for f in fields(e)]
-    rows = [(f.name, v, f.default if v != f.default else '') for f, v in values]
+    values = {f: getattr(e, f.name) for f in fields(e)}
+    rows = [(f.name, v, f.default if v != f.default else '') for f, v in values.items() if f.name != 'data']
+    rows.insert(0, ('data', Path(e.data).absolute().name, 'digits' if e.data != 'digits' else ''))
     return table(rows, ['field', 'here', 'default, where it differs'])
 
 # %% ../nbs/30_reproduce.ipynb #d9bfde9b
@@ -105,6 +106,7 @@ def to_html(
 def _finished(out, *where):
     run = load_run(out, *where)
     if not (run.out / 'result.json').exists(): raise RunError(f'{out} is not finished; continue it first')
+    _result(run)  # raises if it is damaged
     return run
 
 # %% ../nbs/30_reproduce.ipynb #937e5755
