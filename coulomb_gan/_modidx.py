@@ -534,6 +534,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                       'coulomb_gan.training._record': ('training.html#_record', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training._reopen': ('training.html#_reopen', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training._save': ('training.html#_save', 'coulomb_gan/training.py'),
+                                      'coulomb_gan.training._set_aside': ('training.html#_set_aside', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training._train': ('training.html#_train', 'coulomb_gan/training.py'),
                                       'coulomb_gan.training.check_experiment': ( 'training.html#check_experiment',
                                                                                  'coulomb_gan/training.py'),

@@ -59,7 +59,7 @@ class State:
         self.memory = torch.zeros(e.memory, *shape, device=e.device)
         self.dials = list(torch.zeros(3 * on_gpu, device=e.device))  # set before each step: `_dials`
         self.schedule = dict(step=0, seconds=0., looking=0., best=inf, best_step=0, waited=0, drops=[],
-                             finished=False)
+                             finished=False, at_plateau=False)
     _parts = 'g', 'd', 'average', 'opt_g', 'opt_d'
 
     @property
@@ -131,7 +131,7 @@ def plateau(
     if value < h['best']: h.update(best=value, best_step=s.step, waited=0)
     else: h['waited'] += 1
     if e.decay == 'plateau' and h['waited'] >= e.patience:
-        h['finished'] = bool(h['drops'])
+        h['finished'] = h['at_plateau'] = bool(h['drops'])
         if not h['finished']: h['drops'].append(s.step)
         h['waited'] = 0
 

@@ -19,7 +19,7 @@ from .algorithm import State, plateau, rates
 from .capture import Stepper
 from .data import Data, Samples, identity, load
 from .experiment import Experiment
-from .files import RunError, read_json, write_json
+from .files import RunError, read_json, write_json, writing
 from .loading import Run, load_run, restore
 from .locks import locked
 from .monitor import check_distance, decisive, distance, look
@@ -119,16 +119,23 @@ def _may_grow(e): return e.decay in ('none', 'plateau') and e.eps_end is None
 
 # %% ../nbs/15_training.ipynb #6908a18b
 def _reopen(out, e, saved):
-    "Opens a finished run that is asked for more steps, in `saved`; says whether it did"
-    path = Path(out, 'config.json')
-    if not (saved and saved['schedule']['finished'] and path.exists() and _may_grow(e)): return False
-    made_for, ended = read_json(path).get('steps', e.steps), saved['schedule']['step']
-    if e.steps <= made_for: return False
-    if ended < made_for:
-        raise RunError(f'{out} ended at its second plateau, at step {ended}, so it needs no more steps; '
-                       'use a larger --patience in another --out')
-    saved['schedule']['finished'] = False
-    return True
+    "Opens a run that ended at its last step and is asked for more, in `saved`; says whether it did"
+    if not (saved and saved['schedule']['finished'] and _may_grow(e)): return False
+    schedule, path = saved['schedule'], Path(out, 'config.json')
+    if schedule.get('at_plateau'):
+        made_for = read_json(path)['steps'] if path.exists() else e.steps
+        if e.steps <= made_for: return False
+        raise RunError(f'{out} ended at its second plateau, at step {schedule["step"]}, so it needs no more '
+                       'steps; use a larger --patience in another --out')
+    schedule['finished'] = schedule['step'] >= e.steps
+    return not schedule['finished']
+
+# %% ../nbs/15_training.ipynb #1f8ca67e
+def _set_aside(out, step):
+    "Keeps the result of the shorter run beside the one to come"
+    result = out / 'result.json'
+    with writing(result):
+        if result.exists(): result.replace(out / f'result-{step}.json')
 
 # %% ../nbs/15_training.ipynb #00558a15
 def check_experiment(
@@ -165,7 +172,7 @@ def fit(
         watch = None if finished else distance(e, data)
         open_run(out, asdict(e), environment(e.device), identity(data), _may_grow(e))
         if saved: restore(s, saved, out)
-        if grows: (out / 'result.json').unlink(missing_ok=True)
+        if grows: _set_aside(out, s.step)
         if not finished: rewind_metrics(out, s.step)
         with tqdm(total=e.steps, initial=s.step, desc=out.name, unit='step', disable=not progress,
                   mininterval=.5 if sys.stderr.isatty() else 20) as bar:

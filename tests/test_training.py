@@ -427,7 +427,22 @@ def test_a_finished_run_goes_on_as_if_it_had_been_made_longer(decay, tmp_path):
     assert_same_end(tmp_path / 'grown', tmp_path / 'whole')
     ends = [json.loads((tmp_path / out / 'result.json').read_text()) for out in ('grown', 'whole')]
     assert [end['steps'] for end in ends] == [24, 24]
+    assert json.loads((tmp_path / 'grown/result-12.json').read_text())['steps'] == 12
     assert ends[0]['energy_train'] == ends[1]['energy_train']
+
+
+@pytest.mark.parametrize('moment', ['the settings are written', 'the old result is gone', 'the first new line is written'])
+def test_killed_while_it_begins_to_go_on_it_goes_on(moment, tmp_path, monkeypatch):
+    run(TINY, tmp_path / 'grown')
+    name = {'the settings are written': 'restore', 'the old result is gone': 'rewind_metrics',
+            'the first new line is written': 'append_metrics'}[moment]
+    def die(*args, **options): raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, name, die)
+        run(replace(TINY, steps=24), tmp_path / 'grown')
+    for out in ('grown', 'whole'): run(replace(TINY, steps=24), tmp_path / out)
+    assert_same_end(tmp_path / 'grown', tmp_path / 'whole')
+    assert json.loads((tmp_path / 'grown/result.json').read_text())['steps'] == 24
 
 
 @pytest.mark.parametrize('options', [dict(decay='exponential'), dict(decay='cosine'), dict(eps_end=.5)], ids=str)
@@ -448,6 +463,7 @@ def test_a_run_that_ended_at_its_second_plateau_has_ended(tmp_path, monkeypatch)
     monitored([1.] * 9, monkeypatch)
     e = replace(TINY, decay='plateau', patience=1, steps=60)
     assert run(e, tmp_path / 'run').state.step < 60
+    assert run(e, tmp_path / 'run').state.step == 18      # the same settings load it
     with pytest.raises(RunError, match='ended at its second plateau, at step 18'):
         run(replace(e, steps=120), tmp_path / 'run')
 
