@@ -23,9 +23,9 @@ from .files import RunError, read_json, write_json, writing
 from .loading import Run, load_run, restore
 from .locks import locked
 from .monitor import check_distance, decisive, distance, look
-from .runs import (
-    append_metrics, environment, keep_checkpoints, newest_checkpoint, open_run, read_metrics,
-    rewind_metrics, save_checkpoint)
+from coulomb_gan.runs import (
+    append_metrics, environment, keep_checkpoints, newest_checkpoint, open_run, rewind_metrics,
+    save_checkpoint)
 
 _all_ = ['Experiment', 'Run', 'load_run']
 

@@ -1,6 +1,5 @@
 """A folder has one writer, however the one before it ended."""
 import os
-import signal
 import socket
 import subprocess
 import sys
