@@ -28,6 +28,7 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import torch
@@ -116,13 +117,6 @@ def pack(o):
 PARTS = {'tests': tests, 'step': step, 'train': train, 'measure': measure, 'pack': pack}
 
 
-class Options:
-    def __init__(self, out, fields, **options):
-        self.out, self.run, self.fields = out, out / 'celeba', {k: v for k, v in fields.items() if v is not None}
-        self.device = self.fields.pop('device', 'cuda')
-        self.__dict__ |= options
-
-
 def perform(name, o):
     "One part; what it prints goes into its file, whether it ends well or not"
     begun, said = time.perf_counter(), io.StringIO()
@@ -166,8 +160,10 @@ def main(out, faces, features, samples, parts, minutes, part_mib, **fields):
         if name not in PARTS: raise click.BadParameter(f'no part {name!r}; there are {", ".join(PARTS)}')
     if 'train' in names and not faces: raise click.UsageError('train needs --faces, a tar of pictures')
     out.mkdir(parents=True, exist_ok=True)
-    o = Options(out, fields, faces=faces, features=features, samples=samples, minutes=bounds(minutes),
-                part_mib=part_mib)
+    given = {k: v for k, v in fields.items() if v is not None}
+    device = given.pop('device', 'cuda')
+    o = SimpleNamespace(out=out, run=out / 'celeba', device=device, fields=given, faces=faces, features=features,
+                        samples=samples, minutes=bounds(minutes), part_mib=part_mib)
     sys.exit(not all([perform(name, o) for name in names]))
 
 

@@ -25,13 +25,6 @@ def _check_same(out, state, asked):
     if differing:
         raise ValueError(f'{out} holds another data set: {differing}. Remove it or choose another --out.')
 
-# %% ../nbs/10e_arrays.ipynb #8e217427
-def _check_length(path, count):
-    "Raises RunError unless an array of ours has the rows it should have"
-    try: rows = open_array(path).shape[:1]
-    except RunError as e: raise RunError(f'{path} is damaged ({e.__cause__}); {REMEDY}') from e
-    if rows != (count,): raise RunError(f'{path} is damaged (its rows: {rows}, expected {count}); {REMEDY}')
-
 # %% ../nbs/10e_arrays.ipynb #d76d425a
 def finished(
     out: Path,  # folder of prepared data
@@ -45,7 +38,7 @@ def finished(
     _check_same(out, state, asked)
     if not (out / name).exists(): return None
     for array in (out / name, out / 'labels.npy'):
-        if array.exists(): _check_length(array, state.get('count'))
+        if array.exists(): open_array(array, state.get('count', 0), REMEDY)
     return state
 
 # %% ../nbs/10e_arrays.ipynb #21b9edc9

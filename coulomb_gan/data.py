@@ -116,12 +116,9 @@ def _manifest(folder):
 def _images(folder, manifest):
     "The array, if it is one of pictures and as long as its manifest says"
     path = folder / 'images.npy'
-    images = open_array(path)
+    images = open_array(path, manifest.get('count'))
     if images.dtype != np.uint8 or images.ndim != 4:
         raise RunError(f'{path} holds {images.dtype} {images.shape}, expected uint8 (n, c, side, side)')
-    count = manifest.get('count', len(images))
-    if len(images) != count:
-        raise RunError(f'{path} holds {len(images)} images, its manifest says {count}; prepare it again')
     return torch.from_numpy(images)
 
 # %% ../nbs/10_data.ipynb #1ec400dc
@@ -129,9 +126,7 @@ def _labels(folder, n):
     "The classes of all images, or None if the set has none"
     path = folder / 'labels.npy'
     if not path.exists(): return None
-    labels = torch.from_numpy(open_array(path)).long()
-    if len(labels) != n: raise RunError(f'{path} holds {len(labels)} labels for {n} images; prepare it again')
-    return labels
+    return torch.from_numpy(open_array(path, n)).long()
 
 # %% ../nbs/10_data.ipynb #2dddadc3
 def prepared(

@@ -107,8 +107,12 @@ def read_lines(
 # %% ../nbs/07_files.ipynb #eda2973d
 def open_array(
     path: Path,  # an npy file of numbers
+    rows: int | None = None,  # how many it must have, by its manifest; None: any number
+    remedy: str = 'prepare it again',  # what the message advises
 ) -> np.ndarray:  # mapped into memory; writes stay in memory
-    "Maps an array. Raises RunError naming the file if it is damaged or shorter than it claims."
-    try: return np.load(path, mmap_mode='c', allow_pickle=False)
+    "Maps an array. Raises RunError naming the file if it is damaged or shorter than it should be."
+    try: array = np.load(path, mmap_mode='c', allow_pickle=False)
     except (ValueError, EOFError, OSError) as e:
-        raise RunError(f'{path} is damaged ({e}); prepare it again') from e
+        raise RunError(f'{path} is damaged ({e}); {remedy}') from e
+    if rows is None or array.shape[:1] == (rows,): return array
+    raise RunError(f'{path} is damaged (its shape is {array.shape}, expected {rows} rows); {remedy}')

@@ -56,11 +56,13 @@ def find_data(
 ) -> tuple[str, Data]:  # the place, and the data
     "The data of a run. Raises RunError if they are not there, or others are."
     places = _places(out, config, named)
-    found = {place: load(place) for place in places if _is_there(place)}
-    for place, data in found.items():
-        if config.get('dataset', {}).get('digest') in (None, data.digest): return place, data
-    for data in found.values(): check_dataset(out, config, identity(data))  # says what differs
-    raise RunError(f'the data of {out} are not at {" or ".join(places)}; name their folder with --data')
+    other = RunError(f'the data of {out} are not at {" or ".join(places)}; name their folder with --data')
+    for place in filter(_is_there, places):
+        data = load(place)
+        try: check_dataset(out, config, identity(data))
+        except RunError as e: other = e  # says what differs
+        else: return place, data
+    raise other
 
 # %% ../nbs/14d_loading.ipynb #14f15cc5
 def restore(
@@ -94,7 +96,6 @@ def load_run(
     config = read_json(path)
     e = _experiment(path, config, device)
     place, found = find_data(out, config, str(data))
-    check_dataset(out, config, identity(found))
     run = Run(Path(out), replace(e, data=place), State(e, found.shape), found)
     if results: run.results = Path(results)
     restore(run.state, saved, out)

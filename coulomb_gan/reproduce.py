@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['table', 'verbatim', 'left_out', 'settings', 'add_result', 'notebook', 'to_html', 'execute', 'render', 'copy_report',
-           'check_tools', 'check_report', 'reproduce', 'measure', 'EXPERIMENTS', 'experiment']
+           'check_tools', 'check_places', 'check_report', 'reproduce', 'measure', 'EXPERIMENTS', 'experiment']
 
 # %% ../nbs/30_reproduce.ipynb #ca8a0af1
 import os
@@ -188,15 +188,22 @@ def check_tools():
         if find_spec(name): continue
         raise RunError(f'a report needs {name}, which is not installed; pip install {name}')
 
+# %% ../nbs/30_reproduce.ipynb #3c848e66
+def check_places(
+    *folders: Path | None,  # that a report will be written to
+):
+    "Raises RunError for a missing package or a folder that cannot be written."
+    check_tools()
+    for folder in folders:
+        if folder: check_writable(folder)
+
 # %% ../nbs/30_reproduce.ipynb #20155b8d
 def check_report(
     e: Experiment,  # about to be trained
     *folders: Path | None,  # that will be written
 ):
     "Raises ValueError, RunError for what would stop the training of an experiment, or its report afterwards."
-    check_tools()
-    for folder in folders:
-        if folder: check_writable(folder)
+    check_places(*folders)
     check_experiment(e)
 
 # %% ../nbs/30_reproduce.ipynb #d7ff6760
@@ -209,8 +216,8 @@ def reproduce(
 ) -> Path:  # the rendered page
     "Trains (or continues, or loads) an experiment and renders its report. Raises as its parts."
     e = experiment(name, **changes)
-    check_report(e, out, report)
-    fit(e, out, progress=progress)
+    check_places(out, report)
+    fit(e, out, progress=progress)  # checks the experiment itself first
     return copy_report(render(out), report)
 
 # %% ../nbs/30_reproduce.ipynb #7e7bf073

@@ -152,13 +152,10 @@ def split(
     return Corpus(rows[:n], rows[n:], vocabulary, units)
 
 # %% ../nbs/11_text.ipynb #7cf62e8d
-def _check_manifest(folder, manifest, rows):
-    "Raises RunError unless the manifest is one of a text, and of as many lines"
+def _check_manifest(folder, manifest):
+    "Raises RunError unless the manifest is one of a text"
     if not {'vocabulary', 'units'} <= manifest.keys():
         raise RunError(f'{folder}/manifest.json is damaged: it has no vocabulary; prepare the text again')
-    count = manifest.get('count', len(rows))
-    if len(rows) != count:
-        raise RunError(f'{folder}/lines.npy holds {len(rows)} lines, {count} by its manifest; prepare again')
 
 # %% ../nbs/11_text.ipynb #3336a81c
 def corpus(
@@ -169,8 +166,8 @@ def corpus(
     if not (folder / 'manifest.json').exists() or not (folder / 'lines.npy').exists():
         raise ValueError(f'{folder} holds no prepared text; make it with `coulomb-gan prepare`')
     manifest = read_json(folder / 'manifest.json', 'prepare the text again')
-    rows = open_array(folder / 'lines.npy')
-    _check_manifest(folder, manifest, rows)
+    _check_manifest(folder, manifest)
+    rows = open_array(folder / 'lines.npy', manifest.get('count'))
     return split(rows, tuple(manifest['vocabulary']), manifest['units'])
 
 # %% ../nbs/11_text.ipynb #c66755c0
