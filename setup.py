@@ -2,7 +2,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 config = ConfigParser(delimiters=['='])
 config.read('settings.ini', encoding='utf-8')
@@ -18,7 +18,7 @@ setup(
     license='Apache-2.0',
     keywords=cfg['keywords'],
     python_requires='>=' + cfg['min_python'],
-    packages=['coulomb_gan', 'coulomb_gan.experiments'],
+    packages=[*find_packages(include=['coulomb_gan*']), 'coulomb_gan.experiments'],
     package_dir={'coulomb_gan': 'coulomb_gan', 'coulomb_gan.experiments': 'nbs/experiments'},
     package_data={'coulomb_gan.experiments': ['*.ipynb']},
     install_requires=cfg['requirements'].split() + cfg['pip_requirements'].split(),

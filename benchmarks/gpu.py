@@ -33,19 +33,20 @@ from types import SimpleNamespace
 import click
 import torch
 
-from coulomb_gan import reproduce, spaces
-from coulomb_gan.algorithm import slim
-from coulomb_gan.commands import field_options
-from coulomb_gan.compare import affordable
-from coulomb_gan.equilibrium import gauge
-from coulomb_gan.fidelity import save_statistics, statistics
+from coulomb_gan.reporting import reproduce
+from coulomb_gan.metrics import feature_extractors
+from coulomb_gan.training.algorithm import slim
+from coulomb_gan.reporting.cli import field_options
+from coulomb_gan.reporting.compare import affordable
+from coulomb_gan.metrics.equilibrium import diagnose
+from coulomb_gan.metrics.frechet import save_statistics, statistics
 from coulomb_gan.files import write_whole
-from coulomb_gan.kernels import Plummer
-from coulomb_gan.networks import sample
-from coulomb_gan.prepare import prepare
-from coulomb_gan.presets import experiment
-from coulomb_gan.runs import load_checkpoint, save_checkpoint
-from coulomb_gan.training import fit, load_run
+from coulomb_gan.field.kernels import Plummer
+from coulomb_gan.networks.build import sample
+from coulomb_gan.data.prepare_images import prepare
+from coulomb_gan.training.presets import experiment
+from coulomb_gan.training.run_folder import load_checkpoint, save_checkpoint
+from coulomb_gan.training.fit import fit, load_run
 
 HERE = Path(__file__).resolve().parent
 MINUTES = {'tests': 1.5, 'step': 1., 'train': 5., 'measure': 1., 'pack': .5}  # nine in all
@@ -91,12 +92,12 @@ def measure(o):
     run = load_run(o.run, o.device)
     e, y = run.experiment, run.data.floats(run.data.test).to(o.device)
     read_d = partial(sample, run.state.d, batch=e.batch)
-    print(gauge(run.sample, read_d, y, Plummer(e.d, e.eps), e.batch + e.charges, self_charge=e.self_charge))
+    print(diagnose(run.sample, read_d, y, Plummer(e.d, e.eps), e.batch + e.charges, self_term=e.self_term))
     if not o.features: return
-    space, reference = spaces.load_space(o.features, o.device), o.out / 'held-out.npz'
-    save_statistics(reference, statistics(spaces.features(space, run.data.test), keep=10_000))
+    space, reference = feature_extractors.load_extractor(o.features, o.device), o.out / 'held-out.npz'
+    save_statistics(reference, statistics(feature_extractors.features(space, run.data.test), keep=10_000))
     found = reproduce.measure(o.run, space, reference, o.samples, progress=False)
-    print(spaces.summary(found))
+    print(feature_extractors.summary(found))
 
 
 def pack(o):

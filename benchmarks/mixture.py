@@ -17,10 +17,11 @@ from functools import partial
 
 import torch
 
-from coulomb_gan.algorithm import State, train_step
-from coulomb_gan.capture import Stepper
-from coulomb_gan.data import Samples, load
-from coulomb_gan.presets import experiment
+from coulomb_gan.training.algorithm import State, train_step
+from coulomb_gan.training.cuda_graph import Stepper
+from coulomb_gan.data.datasets import Samples
+from coulomb_gan.data.catalogue import load
+from coulomb_gan.training.presets import experiment
 
 
 def plain_step(s, e, y):
@@ -77,7 +78,7 @@ def main():
     o = parser.parse_args()
     torch.set_num_threads(1)
     e = replace(experiment('mixture'), batch=o.batch, device=o.device, eps_end=None, decay='none', weight_decay=0.,
-                lr_g=1e-4, lr_d=1e-4, charges=0, memory=0, objective='coulomb', self_charge=1.)
+                lr_g=1e-4, lr_d=1e-4, charges=0, memory=0, objective='coulomb', self_term=1.)
     real = Samples(load('mixture'), o.device)
     rows = {'plain': partial(plain_step, state(e, plain=True), e), 'ours': Stepper(state(e), e)}
     if o.device == 'cuda': rows['ours, not recorded'] = partial(train_step, state(e), e)

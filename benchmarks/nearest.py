@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coulomb_gan.data import to_float
-from coulomb_gan.diversity import nearest
+from coulomb_gan.data.datasets import to_float
+from coulomb_gan.metrics.nearest_neighbours import nearest
 from potentials import in_child
 
 N_SAMPLES, N_IMAGES, SHAPE, BLOCK = 2_000, 200_000, (3, 32, 32), 1024

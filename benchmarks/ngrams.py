@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coulomb_gan.lines import prepare_text
-from coulomb_gan.memorising import copied, nearest_lines
-from coulomb_gan.ngrams import count_ngrams, jsd
-from coulomb_gan.text import Corpus, builtin
+from coulomb_gan.data.prepare_text import prepare_text
+from coulomb_gan.metrics.memorization import copied, nearest_lines
+from coulomb_gan.metrics.ngrams import count_ngrams, jsd
+from coulomb_gan.data.text import Corpus, builtin
 from potentials import in_child
 
 N_LINES, LENGTH, WIDE = 20_000, 32, 2048

@@ -14,11 +14,12 @@ import time
 import torch
 from torch.nn.functional import conv1d, embedding, one_hot
 
-from coulomb_gan.algorithm import State, adam, train_step
-from coulomb_gan.experiment import Experiment
-from coulomb_gan.kernels import Plummer, squared_distances
-from coulomb_gan.potential import potentials
-from coulomb_gan.text_networks import ToomConv1d, text_discriminator, text_generator
+from coulomb_gan.training.algorithm import State, adam, train_step
+from coulomb_gan.training.config import Experiment
+from coulomb_gan.field.kernels import Plummer, squared_distances
+from coulomb_gan.field.potential import potentials
+from coulomb_gan.networks.text import ToomConv1d
+from coulomb_gan.networks.text import text_discriminator, text_generator
 
 LENGTH, LATENT, SIZES, KERNEL = 32, 32, [(v, n) for v in (100, 256, 2048) for n in (64, 128)], Plummer(1, 1)
 

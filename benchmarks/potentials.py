@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from coulomb_gan.kernels import Plummer
-from coulomb_gan.potential import potentials
+from coulomb_gan.field.kernels import Plummer
+from coulomb_gan.field.potential import potentials
 
 SIZES = [(128, 2), (128, 3072), (128, 12288), (512, 3072)]
 KERNEL = Plummer(1, 1)

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from coulomb_gan.algorithm import State, train_step
-from coulomb_gan.capture import WARM_UP, Stepper
-from coulomb_gan.experiment import Experiment
-from coulomb_gan.networks import PatchConv2d
+from coulomb_gan.training.algorithm import State, train_step
+from coulomb_gan.training.cuda_graph import WARM_UP, Stepper
+from coulomb_gan.training.config import Experiment
+from coulomb_gan.networks.layers import PatchConv2d
 
 OTHER = {'cpu': 'channels-last', 'cuda': 'contiguous'}  # order of memory that the package does not choose
 FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}

@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from coulomb_gan.kernels import Plummer
-from coulomb_gan.potential import force, potential
+from coulomb_gan.field.kernels import Plummer
+from coulomb_gan.field.potential import force, potential
 from potentials import in_child, peak
 
 N_CHARGES, N_POINTS, M = 1_000_000, 10_000, 64

@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
     "Runs a command line in an empty folder: exit code, output, lines on stderr"
-    from coulomb_gan.commands import main
+    from coulomb_gan.reporting.cli import main
     monkeypatch.chdir(tmp_path)
     def run(line):
         with pytest.raises(SystemExit) as done: main(line.split())

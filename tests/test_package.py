@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MODULES = sorted(p.stem for p in (ROOT/'coulomb_gan').glob('*.py') if not p.stem.startswith('_'))
+MODULES = sorted('.'.join(p.relative_to(ROOT/'coulomb_gan').with_suffix('').parts)
+                 for p in (ROOT/'coulomb_gan').rglob('*.py') if not p.stem.startswith('_'))
 NOTEBOOKS = sorted(p.name for p in (ROOT/'nbs/experiments').glob('*.ipynb'))
 SOURCES = ['pyproject.toml', 'setup.py', 'settings.ini', 'README.md', 'LICENSE']
 
@@ -48,14 +49,14 @@ def import_bare(*names):
 
 
 def test_modules_import_with_the_core_requirements_alone():
-    names = ['coulomb_gan', *(f'coulomb_gan.{m}' for m in MODULES if m not in ('commands', 'preparing'))]
+    names = ['coulomb_gan', *(f'coulomb_gan.{m}' for m in MODULES if not m.startswith('reporting.cli'))]
     assert len(names) > 10
     done = import_bare(*names)
     assert (done.returncode, done.stdout) == (0, '[]\n'), done.stderr
 
 
 def test_blocking_works():
-    done = import_bare('coulomb_gan.commands')
+    done = import_bare('coulomb_gan.reporting.cli')
     assert done.returncode == 1 and 'click is blocked' in done.stderr
 
 
@@ -77,7 +78,7 @@ def wheel(tmp_path_factory):
     tree, out = tmp_path_factory.mktemp('tree'), tmp_path_factory.mktemp('out')
     for name in SOURCES: shutil.copy(ROOT/name, tree)
     for folder in ('coulomb_gan', 'nbs'):
-        shutil.copytree(ROOT/folder, tree/folder, ignore=shutil.ignore_patterns('__pycache__', '.*', 'runs', 'data'))
+        shutil.copytree(ROOT/folder, tree/folder, ignore=shutil.ignore_patterns('__pycache__', '.*', 'runs'))
     command = 'pip wheel --quiet --no-build-isolation --no-deps --no-index --no-cache-dir -w'.split()
     built = subprocess.run([sys.executable, '-m', *command, out, tree], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
@@ -94,7 +95,7 @@ def test_wheel_holds_the_experiment_notebooks(wheel):
 
 
 def test_wheel_holds_every_module_and_nothing_else(wheel):
-    want = {f'coulomb_gan/{p.name}' for p in (ROOT/'coulomb_gan').glob('*.py')}
+    want = {p.relative_to(ROOT).as_posix() for p in (ROOT/'coulomb_gan').rglob('*.py')}
     want |= {f'coulomb_gan/experiments/{name}' for name in NOTEBOOKS}
     assert {n for n in wheel.namelist() if '.dist-info/' not in n} == want
 
@@ -120,7 +121,7 @@ UNPACKED = '''
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from coulomb_gan.reproduce import notebook
+from coulomb_gan.reporting.reproduce import notebook
 for kind in ('images', 'mixture', 'text', 'methods'):
     assert notebook(kind).is_file() and Path(sys.argv[1]) in notebook(kind).parents, notebook(kind)
 '''

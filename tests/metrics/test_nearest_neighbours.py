@@ -1,0 +1,336 @@
+"""Neighbours, pairs and coincidences against brute force in float64: duplicates, ties, bytes in a file, every block size."""
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from coulomb_gan.data.datasets import to_float
+from coulomb_gan.metrics.birthday_test import birthday, support_size, wilson
+from coulomb_gan.metrics.nearest_neighbours import closest_pairs, nearest
+
+# Both sides take differences first, in float64: they differ by the order of a sum, a few units of 1e-16 a term.
+EXACT = 1e-12
+
+
+# --- the oracle ---------------------------------------------------------------------------------------------------
+
+def rows(points): return to_float(points).flatten(1).double().numpy()
+
+def distances(a, b): return np.sqrt(((rows(a)[:, None] - rows(b)[None]) ** 2).sum(2))
+
+
+def nearest_loop(a, b, exclude_self=False):
+    r = distances(a, b)
+    if exclude_self: r[range(len(a)), range(len(a))] = math.inf
+    return torch.from_numpy(r.min(1)), torch.from_numpy(r.argmin(1))  # argmin: the first
+
+
+def random(seed): return torch.Generator().manual_seed(seed)
+
+
+# --- clouds to try ------------------------------------------------------------------------------------------------
+
+@st.composite
+def clouds(draw):
+    "Two sets of rows: spread over many scales, off the origin, on a coarse lattice (ties), or bytes; with duplicates"
+    gen, n_a, n_b, m = random(draw(st.integers(0, 10**6))), *(draw(st.integers(1, n)) for n in (12, 40, 20))
+    kind = draw(st.sampled_from(['float32', 'float64', 'lattice', 'uint8']))
+    scale, offset = 10. ** draw(st.integers(-30, 25)), draw(st.sampled_from([0., 1., 1e4]))
+    dtype = torch.float32 if kind == 'float32' else torch.float64
+    if kind == 'uint8': c = torch.randint(256, (n_a + n_b, 1, m), generator=gen, dtype=torch.uint8)
+    elif kind == 'lattice': c = torch.randint(3, (n_a + n_b, m), generator=gen).float()
+    else: c = ((torch.randn(n_a + n_b, m, generator=gen, dtype=torch.float64) + offset) * scale).to(dtype)
+    again = torch.randint(n_a + n_b, (draw(st.integers(0, 20)),), generator=gen)
+    c[torch.randint(n_a + n_b, (len(again),), generator=gen)] = c[again]
+    return c[:n_a], c[n_a:]
+
+
+BLOCKS = st.integers(3, 50)
+
+
+# --- the nearest row ----------------------------------------------------------------------------------------------
+
+@settings(max_examples=120, deadline=None)
+@given(clouds(), BLOCKS)
+def test_nearest_is_the_first_of_the_nearest(ab, block):
+    low, at = nearest_loop(*ab)
+    distance, index = nearest(*ab, block=block)
+    assert index.tolist() == at.tolist()
+    assert_close(distance, low, rtol=EXACT, atol=0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(clouds(), BLOCKS, st.data())
+def test_a_row_is_not_its_own_neighbour(ab, block, data):
+    y = torch.cat(ab)
+    n = data.draw(st.integers(1, len(y)))
+    low, at = nearest_loop(y[:n], y, exclude_self=True)
+    distance, index = nearest(y[:n], y, block=block, exclude_self=True)
+    assert index.tolist() == at.tolist()
+    assert_close(distance, low, rtol=EXACT, atol=0)
+
+
+@pytest.mark.parametrize('m', [2, 300, 3072])
+@pytest.mark.parametrize('spacing', [1e-3, 1e-5, 1e-6])
+def test_near_duplicates_that_float32_products_confuse(m, spacing):
+    "Differences far below the margin of float32, far above the rounding of float64"
+    gen = random(0)
+    a = torch.rand(5, m, generator=gen, dtype=torch.float64)
+    shift = torch.randn(5, 40, m, generator=gen, dtype=torch.float64).sign() * (1 + torch.arange(40)[:, None] / 10)
+    b = (a[:, None] + spacing * shift).flatten(0, 1)[torch.randperm(200, generator=gen)]
+    low, at = nearest_loop(a, b)
+    for block in (13, 1024):
+        distance, index = nearest(a, b, block=block)
+        assert index.tolist() == at.tolist()
+        assert_close(distance, low, rtol=EXACT, atol=0)
+    if m > 2 and spacing < 1e-4:
+        p, q = a.float(), b.float()
+        single = (q * q).sum(1) - 2 * p @ q.T
+        assert single.argmin(1).tolist() != at.tolist()
+
+
+def test_float32_products_of_lower_precision_change_nothing():
+    "With bfloat16 allowed the bound does not promise it; at this size it holds in fact, and TF32 is inside the bound"
+    gen = random(0)
+    a, b = torch.rand(50, 400, generator=gen), torch.rand(1000, 400, generator=gen)
+    low, at = nearest_loop(a, b)
+    try:
+        for precision in ('highest', 'high', 'medium'):
+            torch.set_float32_matmul_precision(precision)
+            assert nearest(a, b, block=100)[1].tolist() == at.tolist()
+    finally: torch.set_float32_matmul_precision('highest')
+
+
+@pytest.fixture(scope='module')
+def mapped(tmp_path_factory):
+    "5,000 images of 3x16x16 bytes in a file, row 4321 equal to row 17"
+    path = tmp_path_factory.mktemp('mapped') / 'images.npy'
+    images = np.random.default_rng(0).integers(0, 256, (5000, 3, 16, 16), dtype=np.uint8)
+    images[4321] = images[17]
+    np.save(path, images)
+    return torch.from_numpy(np.load(path, mmap_mode='c'))
+
+
+def test_mapped_bytes_equal_floats(mapped):
+    a = mapped[[17, 4321, 3000]].clone()
+    a[2, 0, 0, 0] ^= 1
+    for search in (a, to_float(a), to_float(a).double()):
+        for b in (mapped, to_float(mapped)):
+            distance, index = nearest(search, b, block=300)
+            assert index.tolist() == [17, 17, 3000]
+            assert distance[:2].tolist() == [0, 0]
+            assert_close(distance[2].item(), 2 / 255, rtol=1e-4, atol=0)  # a float32 pixel near 1 has 6e-8
+
+
+@pytest.mark.parametrize('types', [(torch.float64, torch.float32), (torch.float32, torch.float64)])
+def test_mixed_types_far_off_the_origin(types):
+    "At 1e4 a float32 keeps 1e-3; a float64 point must not be rounded to it before the centre is taken off"
+    gen = random(0)
+    a, b = (1e4 + 1e-3 * torch.randn(n, 50, generator=gen, dtype=torch.float64) for n in (40, 300))
+    a, b = a.to(types[0]), b.to(types[1])
+    low, at = nearest_loop(a, b)
+    distance, index = nearest(a, b, block=17)
+    assert index.tolist() == at.tolist()
+    assert_close(distance, low, rtol=EXACT, atol=0)
+
+
+class LargestTensor(TorchDispatchMode):
+    "The most bytes that any one operation returns"
+    largest = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket not in (torch.ops.aten.slice, torch.ops.aten.detach):  # views
+            tensors = [t for t in (out if isinstance(out, (list, tuple)) else [out]) if isinstance(t, torch.Tensor)]
+            self.largest = max([self.largest, *(t.nbytes for t in tensors)])
+        return out
+
+
+def test_a_block_at_a_time(mapped):
+    "No operation makes more than one float64 block, while the whole would be 5000 x 768 numbers"
+    with LargestTensor() as seen: nearest(mapped[:20], mapped, block=100)
+    assert 100 * 768 <= seen.largest <= 100 * 768 * 8 < mapped.numel() / 5
+
+
+@settings(max_examples=30, deadline=None)
+@given(clouds(), st.integers(0, 10**6))
+def test_nearest_follows_a_permutation(ab, seed):
+    "Distances do not change with the order of either set; the index points at an equal row"
+    a, b = ab
+    i, j = (torch.randperm(len(c), generator=random(seed)) for c in ab)
+    distance, index = nearest(a, b)
+    d_ij, index_ij = nearest(a[i], b[j])
+    assert d_ij.tolist() == distance[i].tolist()
+    r = torch.from_numpy(distances(a[i], b[j]))
+    assert_close(r[range(len(a)), index_ij], distance[i], rtol=EXACT, atol=0)
+
+
+# --- pairs --------------------------------------------------------------------------------------------------------
+
+@settings(max_examples=60, deadline=None)
+@given(clouds(), BLOCKS, st.data())
+def test_closest_pairs(ab, block, data):
+    x = torch.cat(ab)
+    p, q = np.triu_indices(len(x), 1)
+    r = distances(x, x)
+    count = data.draw(st.integers(1, len(p)))
+    pairs, distance = closest_pairs(x, count, block=block)
+    # pairs at the cut may be exchanged where their squared distances agree to rounding of the largest
+    assert_close(distance, torch.from_numpy(np.sort(r[p, q])[:count]), rtol=EXACT, atol=1e-7 * r.max())
+    assert_close(torch.from_numpy(r)[pairs[:, 0], pairs[:, 1]], distance, rtol=EXACT, atol=0)
+    assert (pairs[:, 0] < pairs[:, 1]).all() and len({tuple(k) for k in pairs.tolist()}) == count
+    assert distance.tolist() == sorted(distance.tolist())
+
+
+def test_closest_pairs_of_well_separated_rows_are_those():
+    "Random distances differ by far more than rounding, so the pairs themselves must agree"
+    x = torch.randn(70, 30, generator=random(0))
+    p, q = np.triu_indices(70, 1)
+    order = np.argsort(distances(x, x)[p, q])
+    for block in (4, 9, 64, 1024):
+        assert closest_pairs(x, 100, block=block)[0].tolist() == np.stack([p, q], 1)[order[:100]].tolist()
+
+
+def test_closest_pairs_of_equal_rows():
+    pairs, distance = closest_pairs(torch.zeros(30, 5), 20, block=7)
+    assert distance.tolist() == [0.] * 20 and len({tuple(k) for k in pairs.tolist()}) == 20
+
+
+# --- the birthday test --------------------------------------------------------------------------------------------
+
+def birthday_loop(x, y, sizes, quantile):
+    "Everything from the matrix of distances; the threshold is the distance of a real point"
+    r_y = distances(y, y)
+    np.fill_diagonal(r_y, math.inf)
+    t = np.quantile(r_y.min(1), quantile, method='higher')
+    close = distances(x, x) <= t
+    np.fill_diagonal(close, False)
+    held = {s: [close[i:i+s, i:i+s].any() for i in range(0, len(x) // s * s, s)] for s in sizes}
+    return t, close.sum() // 2, (r_y <= t).sum() / 2, {s: (sum(h), len(h)) for s, h in held.items()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(30, 150), st.integers(1, 3), st.sampled_from([.02, .1, .5]))
+def test_birthday_counts(seed, n, m, quantile):
+    gen = random(seed)
+    x, y = torch.rand(n, m, generator=gen), torch.rand(40, m, generator=gen)
+    x[torch.randint(n, (10,), generator=gen)] = x[0].clone()
+    t, pairs, real_pairs, held = birthday_loop(x, y, (2, 7, 30), quantile)
+    result = birthday(x, y, batches=(2, 7, 30, 1000), quantile=quantile)
+    assert_close(result['threshold'], t, rtol=EXACT, atol=0)
+    assert result['pairs'] == pairs
+    assert {l['batch']: (round(l['probability'] * l['trials']), l['trials']) for l in result['batches']} == held
+    assert_close(result['ceiling'], 40 * 39 / 2 / real_pairs, rtol=EXACT, atol=0)
+    assert_close(result['support'], n * (n - 1) / 2 / pairs, rtol=EXACT, atol=0)
+    for line in [result, *result['batches']]:
+        ends = [line[f'support{end}'] for end in ('_low', '', '_high')]
+        given = [v for v in ends if v is not None]
+        assert given == sorted(given)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_birthday_in_bytes_equals_floats():
+    gen = random(0)
+    x, y = (torch.randint(256, (200, 1, 2, 2), generator=gen, dtype=torch.uint8) for _ in range(2))
+    assert birthday(x, y, (10, 50)) == birthday(to_float(x), to_float(y), (10, 50))
+
+
+@pytest.mark.parametrize('m', [1, 768])
+def test_duplicates_among_the_real_points(m):
+    "More duplicates than the quantile: the threshold is zero, and only copies count, rounding or not"
+    y = torch.rand(50, m, generator=random(0)) * 2 - 1
+    x = torch.rand(60, m, generator=random(1)) * 2 - 1
+    y[10:20], x[30] = y[:10], x[31]
+    result = birthday(x, y, (60,), quantile=.1)
+    assert (result['threshold'], result['pairs']) == (0, 1)
+    assert_close(result['ceiling'], 50 * 49 / 2 / 10)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 8), st.integers(0, 10**6))
+def test_the_variance_of_all_pairs(n, K, seed):
+    "The interval is Wilson's for as many trials as the formula of the notebook says, written out over triples"
+    labels = torch.randint(K, (n,), generator=random(seed)).tolist()
+    pairs = [(i, j) for i in range(n) for j in range(i)]
+    p = sum(labels[i] == labels[j] for i, j in pairs) / len(pairs)
+    triples = [(i, j, k) for i in range(n) for j in range(n) for k in range(n) if len({i, j, k}) == 3]
+    cov = sum(labels[i] == labels[j] == labels[k] for i, j, k in triples) / max(len(triples), 1) - p * p
+    excess = 1 + 2 * (n - 2) * max(cov, 0) / (p * (1 - p)) if 0 < p < 1 else 1
+    low, high = wilson(p * len(pairs) / excess, len(pairs) / excess)
+    y = torch.tensor([[0.], [1e-3], [10.], [20.]])
+    result = birthday(torch.tensor(labels)[:, None].double(), y, (2,))
+    for got, rate in [(result['support'], p), (result['support_low'], high), (result['support_high'], low)]:
+        assert (got is None) == (rate == 0)
+        if rate: assert_close(got, 1 / rate, rtol=1e-9, atol=0)
+
+
+def test_coverage_of_the_interval_for_many_laws():
+    "Uniform, geometric and two-level laws: of 40 runs each, a 95 % interval misses at most 2 + 4 * 1.4 = 7"
+    gen, y = random(0), torch.arange(25.).repeat_interleave(2)[:, None] * 1e3 + torch.tensor([0., .1]).repeat(25)[:, None]
+    laws = {'uniform': torch.full((300,), 1.), 'geometric': .98 ** torch.arange(400.),
+            'two levels': torch.tensor([1.] * 20 + [.01] * 2000)}
+    for name, w in laws.items():
+        p = w.double() / w.sum()
+        x = torch.multinomial(p, 40 * 600, replacement=True, generator=gen).view(40, 600, 1).float()
+        results = [birthday(row, y, (64,)) for row in x]
+        missed = sum(not r['support_low'] <= 1 / (p ** 2).sum() <= r['support_high'] for r in results)
+        assert missed <= 7, name
+
+
+def test_shuffling_keeps_the_pairs():
+    x = torch.arange(400.)[:, None] // 2
+    y = torch.tensor([[0.], [1e-3], [10.], [20.]])
+    ordered, mixed = birthday(x, y, (2,)), birthday(x, y, (2,), generator=random(0))
+    assert ordered['pairs'] == mixed['pairs'] == 200
+    assert ordered['batches'][0]['probability'] == 1 > .1 > mixed['batches'][0]['probability']
+    assert mixed == birthday(x, y, (2,), generator=random(0))
+
+
+# --- proportions --------------------------------------------------------------------------------------------------
+
+@given(st.integers(1, 10**6), st.data())
+def test_wilson_holds_the_proportion(n, data):
+    k = data.draw(st.integers(0, n))
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n <= high <= 1 and low < high
+    assert_close(wilson(n - k, n), (1 - high, 1 - low), rtol=1e-9, atol=1e-9)
+
+
+@given(st.integers(2, 300), st.integers(1, 10**6))
+def test_support_size_inverts_the_birthday_formula(s, N):
+    p = -math.expm1(-s * (s - 1) / (2 * N))
+    if 1e-4 < p < 1 - 1e-4: assert_close(support_size(p, s), float(N), rtol=1e-9, atol=0)
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+A, B = torch.zeros(4, 6), torch.ones(9, 6)
+
+@pytest.mark.parametrize('call, message', [
+    (lambda: nearest(A, B[:, :5]), 'got rows of size 6 and 5'),
+    (lambda: nearest(A[0], B), r'a: got \(6,\)'),
+    (lambda: nearest(A, B[:0]), r'b: got \(0, 6\)'),
+    (lambda: nearest(A, B.long()), 'b: got torch.int64'),
+    (lambda: nearest(A / 0, B), 'a: got NaN or infinity'),
+    (lambda: nearest(A, torch.cat([B, B / 0]), block=9), 'b: got NaN or infinity'),
+    (lambda: nearest(A, B, exclude_self=True), 'expected the first rows of b'),
+    (lambda: nearest(A[:1], A[:1], exclude_self=True), 'got 1 and 1 rows'),
+    (lambda: closest_pairs(A, 7), 'got count 7'),
+    (lambda: closest_pairs(A, 0), 'got count 0'),
+    (lambda: closest_pairs(A * math.nan, 1), 'x: got NaN or infinity'),
+    (lambda: birthday(A, B, (1,)), r'got batches \(1,\)'),
+    (lambda: birthday(A, B, (5, 6)), 'one of them up to n_x = 4'),
+    (lambda: birthday(A, B, ()), r'got batches \(\)'),
+    (lambda: birthday(A, B, (2,), quantile=0.), 'quantile: got 0.0'),
+    (lambda: birthday(A, B[:, :5], (2,)), 'got rows of size 6 and 5'),
+    (lambda: birthday(A, B[:1], (2,)), 'got 1 and 1 rows'),
+    (lambda: wilson(2, 1), 'got k=2, n=1'),
+    (lambda: support_size(.5, 1), 'got p=0.5, batch=1'),
+])
+def test_unfit_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message): call()
