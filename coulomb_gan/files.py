@@ -100,7 +100,7 @@ def changed(
 def read_lines(
     path: Path,  # a text file, UTF-8
 ) -> list[str]:  # its lines, without the newlines
-    "Lines split at `\\n` alone; what is no UTF-8, as after a torn write, becomes the replacement character."
+    "Lines split at `\\n` alone; bytes that are not UTF-8 become the replacement character."
     lines = Path(path).read_bytes().decode('utf-8', 'replace').split('\n')
     return lines if lines[-1] else lines[:-1]
 

@@ -54,8 +54,9 @@ class Lock:
         clock: Callable[[], float] = time.time,  # seconds since 1970
     ):
         now = clock()
-        self.folder, self.clock = Path(folder), clock
-        self.own = Holder(socket.gethostname(), os.getpid(), now, now)
+        self.folder = Path(folder)
+        self.clock = clock
+        self.own = Holder(host=socket.gethostname(), pid=os.getpid(), since=now, beat=now)
         self.beat()
     def beat(self):
         "Gives a sign of life. Raises RunError if the disk refuses."
@@ -73,7 +74,7 @@ class Lock:
 
 # %% ../nbs/tools/locks.ipynb #f23a07e2
 def _beat_until(stop, lock):
-    "Signs of life until the event `stop`; a disk that refuses one is asked again"
+    "Signs of life until the event `stop`; where the disk refuses one, a warning and the next."
     while not stop.wait(BEAT):
         try:
             lock.check()
@@ -82,15 +83,18 @@ def _beat_until(stop, lock):
 
 # %% ../nbs/tools/locks.ipynb #083dc9d0
 def _refuse(folder, holder):
+    "Raises RunError that names the holder."
     who = holder or 'another process'
     raise RunError(f'{folder} is in use by {who}; wait for it, stop it, or choose another --out')
 
 # %% ../nbs/tools/locks.ipynb #7c40afde
 def _take_over(folder, clock):
-    "Refuses a living holder on another machine; says so where a dead one is followed"
-    before, here = read_holder(folder), socket.gethostname()
+    "Raises RunError for a living holder on another machine; warns where a dead one is followed."
+    before = read_holder(folder)
     if before is None: return
-    if before.host != here and clock() - before.beat < STALE: _refuse(folder, before)
+    silent = clock() - before.beat
+    elsewhere = before.host != socket.gethostname()
+    if elsewhere and silent < STALE: _refuse(folder, before)
     warnings.warn(f'{folder} was left by {before}, which ended without closing it; it is taken over')
 
 # %% ../nbs/tools/locks.ipynb #c66d6f42
@@ -101,10 +105,11 @@ def locked(
     clock: Callable[[], float] = time.time,  # seconds since 1970
 ):
     "Holds a folder inside the block, as a `Lock`. Raises RunError naming the process that has it."
-    folder, stop = Path(folder), threading.Event()
+    folder = Path(folder)
+    stop = threading.Event()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        native = FileLock(folder / '.lock')
+        native = FileLock(folder / '.lock')  # the operating system's, on this machine
         try: native.acquire(timeout=wait)
         except Timeout: _refuse(folder, read_holder(folder))
     try:

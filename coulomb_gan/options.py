@@ -8,70 +8,84 @@ __all__ = ['choose', 'Options', 'plain', 'revised', 'flat_fields', 'nested', 'Re
 # %% ../nbs/tools/options.ipynb #5f92ba86
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, ClassVar
+from types import NoneType, UnionType
+from typing import Any, ClassVar, get_args
 
 # %% ../nbs/tools/options.ipynb #05f4dbd9
 def choose(
-    name: str,  # what was asked for
-    names: Iterable,  # what there is
+    name: Any,  # what was asked for
+    names: Iterable[str],  # what there is
     what: str = 'name',  # what it names, for the message
-    renamed: Mapping = {},  # names of earlier versions -> today's
+    renamed: Mapping[str, str] = {},  # names of earlier versions -> today's
 ) -> str:  # `name`
     "The name, if it is one. Raises ValueError that gives its new name, or the nearest."
     names = list(names)
-    if name in names: return name
-    if name in renamed: raise ValueError(f'the {what} {name!r} was renamed to {renamed[name]!r}')
-    near = get_close_matches(str(name), names, n=1, cutoff=.4)
+    asked = str(name)
+    if name in names: return asked
+    if asked in renamed: raise ValueError(f'the {what} {asked!r} was renamed to {renamed[asked]!r}')
+    near = get_close_matches(asked, names, n=1, cutoff=.4)
     hint = f'did you mean {near[0]!r}?' if near else f'expected one of {", ".join(names)}'
-    raise ValueError(f'there is no {what} {name!r}; {hint}')
+    raise ValueError(f'there is no {what} {asked!r}; {hint}')
 
 # %% ../nbs/tools/options.ipynb #4cecd658
-def _kind(field):
-    "The type that a field's values have; a number where the default is None."
-    if field.default is None: return float
-    return type(field.default)
+def _types(field):
+    "The types that a field's values may have, by its annotation."
+    if isinstance(field.type, UnionType): return get_args(field.type)
+    return (field.type,)
+
+# %% ../nbs/tools/options.ipynb #52f95607
+def _fits(value, kind):
+    "Whether a value is of a type; an integer may stand for a float, a truth value for nothing else."
+    if kind is float: return type(value) in (int, float)
+    if kind is int: return type(value) is int
+    return isinstance(value, kind)
 
 # %% ../nbs/tools/options.ipynb #74623781
-def _check_type(name, field, value):
-    "Raises ValueError unless a value is of the field's type; an integer may stand for a float."
-    if value is None and field.default is None: return
-    kind = _kind(field)
-    allowed = (int, float) if kind is float else (kind,)
-    if issubclass(kind, Options):
-        if isinstance(value, kind): return
-    elif type(value) in allowed: return
-    raise ValueError(f'{name} must be of type {kind.__name__}, got {value!r}')
+def _check_type(field, value):
+    "Raises ValueError unless a value is of one of the field's types."
+    kinds = _types(field)
+    if any(_fits(value, kind) for kind in kinds): return
+    names = ['None' if kind is NoneType else kind.__name__ for kind in kinds]
+    raise ValueError(f'{field.name} must be of type {" or ".join(names)}, got {value!r}')
+
+# %% ../nbs/tools/options.ipynb #866eae9d
+def _check_choice(name, value, allowed):
+    "Raises ValueError unless a value is one of those allowed."
+    if value in allowed: return
+    raise ValueError(f'{name} must be one of {", ".join(allowed)}, got {value!r}')
 
 # %% ../nbs/tools/options.ipynb #90e6be77
-def _check_range(name, kind, value, ranges):
-    "Raises ValueError unless a number lies in the range of its name."
-    usual = (1, 1e12) if kind is int else (1e-12, 1e12)
-    low, high = ranges.get(name, usual)
-    if not low <= value <= high: raise ValueError(f'{name} must lie in [{low:g}, {high:g}], got {value!r}')
+def _check_range(field, value, ranges):
+    "Raises ValueError unless a number lies in the range of its field."
+    usual = (1, 1e12) if int in _types(field) else (1e-12, 1e12)
+    low, high = ranges.get(field.name, usual)
+    if low <= value <= high: return
+    raise ValueError(f'{field.name} must lie in [{low:g}, {high:g}], got {value!r}')
 
 # %% ../nbs/tools/options.ipynb #b29e8746
+@dataclass(frozen=True)
 class Options:
     "Base of a frozen dataclass of settings. Raises ValueError naming the first field that is wrong."
-    ranges: ClassVar[Mapping] = {}  # field -> (lowest, highest), both allowed
-    choices: ClassVar[Mapping] = {}  # field -> allowed values
+    name: ClassVar[str]  # in its registry, which sets it
+    ranges: ClassVar[Mapping[str, tuple]] = {}  # field -> (lowest, highest), both allowed
+    choices: ClassVar[Mapping[str, tuple]] = {}  # field -> allowed texts
     def __post_init__(self):
-        for field in fields(self):  # type: ignore[arg-type]
+        for field in fields(self):
             value = getattr(self, field.name)
-            _check_type(field.name, field, value)
-            if field.name in self.choices and value not in self.choices[field.name]:
-                raise ValueError(f'{field.name} must be one of {", ".join(self.choices[field.name])}, got {value!r}')
-            if type(value) in (int, float): _check_range(field.name, _kind(field), value, self.ranges)
+            _check_type(field, value)
+            if field.name in self.choices: _check_choice(field.name, value, self.choices[field.name])
+            if type(value) in (int, float): _check_range(field, value, self.ranges)
 
 # %% ../nbs/tools/options.ipynb #ba995f2b
 def plain(
     record: Options,  # a frozen dataclass
-) -> dict:  # strings, numbers, booleans, None and further such mappings
+) -> dict[str, Any]:  # text, numbers, truth values, None and further such mappings
     "A record as plain data."
-    values = {'name': record.name} if hasattr(record, 'name') else {}
-    for field in fields(record):  # type: ignore[arg-type]
+    values: dict[str, Any] = {'name': record.name} if hasattr(record, 'name') else {}
+    for field in fields(record):
         value = getattr(record, field.name)
         values[field.name] = plain(value) if isinstance(value, Options) else value
     return values
@@ -79,63 +93,67 @@ def plain(
 # %% ../nbs/tools/options.ipynb #85c6a3db
 def revised(
     record: Any,  # a frozen dataclass
-    changes: Mapping,  # field -> value, or a mapping for a record inside
+    changes: Mapping,  # field -> value, or a mapping for a record inside; its own `name` may stand there too
 ) -> Any:  # a copy
     "A record with other fields. Raises ValueError for an unknown field or a wrong value."
+    own_name = getattr(record, 'name', None)
     values = {field.name: getattr(record, field.name) for field in fields(record)}
     for name, value in changes.items():
-        choose(name, values, f'option of {getattr(record, "name", type(record).__name__)}')
-        inner = isinstance(values[name], Options) and isinstance(value, Mapping)
-        values[name] = revised(values[name], value) if inner else value
+        if name == 'name' and value == own_name: continue
+        choose(name, values, f'option of {own_name or type(record).__name__}')
+        inside = values[name]
+        revise = isinstance(inside, Options) and isinstance(value, Mapping)
+        values[name] = revised(inside, value) if revise else value
     return type(record)(**values)
 
 # %% ../nbs/tools/options.ipynb #87f893ae
 def flat_fields(
-    record: type,  # a class of records
+    record: type[Options],  # a class of records
     prefix: str = '',  # of the names
-) -> dict:  # flat name -> (names from the outermost record to the field, the field)
+) -> dict[str, tuple]:  # flat name -> (names from the outermost record to the field, the field)
     "Every option of a class of records, those of records inside it included."
-    found = {}
-    for field in fields(record):  # type: ignore[arg-type]
+    found: dict[str, tuple] = {}
+    for field in fields(record):
         name = prefix + field.name
         if isinstance(field.default, Options):
-            for flat, (path, inner) in flat_fields(type(field.default), f'{name}_').items():
-                found[flat] = ((field.name, *path), inner)
+            inside = flat_fields(type(field.default), f'{name}_')
+            for flat, (path, option) in inside.items(): found[flat] = ((field.name, *path), option)
         elif field.default is not MISSING: found[name] = ((field.name,), field)
     return found
 
 # %% ../nbs/tools/options.ipynb #ce2bb1e4
 def nested(
-    path: tuple,  # names from the outermost record to a field
+    path: tuple[str, ...],  # names from the outermost record to a field
     value: Any,  # of the field
-) -> dict:  # as `revised` takes it
+) -> Any:  # a mapping, as `revised` takes it
     "A mapping that holds one value, as deep as its path is long."
     for name in reversed(path): value = {name: value}
     return value
 
 # %% ../nbs/tools/options.ipynb #bbd1e8ea
-class Registry(dict):
+class Registry(dict[str, Any]):
     "Classes of records by the name a user types."
     def __init__(self,
         what: str,  # what the names name, for messages
-        renamed: Mapping = {},  # names of earlier versions -> today's
+        renamed: Mapping[str, str] = {},  # names of earlier versions -> today's
     ):
         super().__init__()
-        self.what, self.renamed = what, renamed
+        self.what = what
+        self.renamed = renamed
     def add(self,
         name: str,  # as a user types it
     ):  # a class decorator
         "Registers a class. Raises ValueError if another one has the name."
         def register(cls):
-            if self.get(name, cls).__name__ != cls.__name__:
-                raise ValueError(f'the {self.what} {name!r} is taken by {self[name].__name__}')
+            holder = self.get(name, cls).__name__
+            if holder != cls.__name__: raise ValueError(f'the {self.what} {name!r} is taken by {holder}')
             cls.name = name
             self[name] = cls
             return cls
         return register
     def find(self,
-        name: str,  # as a user types it
-    ) -> type:
+        name: Any,  # as a user types it
+    ) -> Any:  # a class
         "The class of a name. Raises ValueError that suggests another."
         return self[choose(name, self, self.what, self.renamed)]
 
@@ -144,8 +162,8 @@ def discover(
     package: str,  # such as 'coulomb_gan.objectives'
 ):
     "Imports every module of a package, so that each registers what it defines."
-    for module in pkgutil.iter_modules(import_module(package).__path__):
-        import_module(f'{package}.{module.name}')
+    folder = import_module(package).__path__
+    for module in pkgutil.iter_modules(folder): import_module(f'{package}.{module.name}')
 
 # %% ../nbs/tools/options.ipynb #acc9815c
 def rebuilt(
@@ -153,10 +171,13 @@ def rebuilt(
     stored: Mapping,  # its new fields; another `name` asks for another class
     registry: Registry,  # of the classes
 ) -> Any:  # a record of the named class
-    "A registered record from plain data; a record of another class takes over the fields that both have."
+    """A registered record from plain data. A record of another class takes over the fields that both have, where
+    they differ from their default."""
     changes = dict(stored)
     cls = registry.find(changes.pop('name', record.name))
     if cls.__name__ == type(record).__name__: return revised(record, changes)
+    theirs = {field.name: getattr(record, field.name) for field in fields(record)}
+    usual = {field.name: field.default for field in fields(record)}
     own = {field.name for field in fields(cls)}
-    shared = {field.name: getattr(record, field.name) for field in fields(record) if field.name in own}
+    shared = {name: value for name, value in theirs.items() if name in own and value != usual[name]}
     return revised(cls(**shared), changes)

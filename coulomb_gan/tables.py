@@ -10,26 +10,30 @@ from collections.abc import Iterable
 from typing import Any
 
 # %% ../nbs/tools/tables.ipynb #7b4edec2
-def _text(cell):
+def _text(cell: Any) -> str:
     "A cell in words: four digits of a number, thousands separated, a dash for None."
     if cell is None: return '–'
     if not isinstance(cell, float): return str(cell)
-    return f'{cell:,.0f}' if abs(cell) >= 1000 else f'{cell:.4g}'
+    if abs(cell) >= 1000: return f'{cell:,.0f}'
+    return f'{cell:.4g}'
 
 # %% ../nbs/tools/tables.ipynb #e789a2ca
 def table(
-    rows: Iterable,  # rows of cells, each turned into text
-    head: Iterable,  # column titles
+    rows: Iterable[Iterable],  # rows of cells, each turned into text
+    head: Iterable[str],  # column titles
 ) -> str:
     "A Markdown table; numbers with four digits, a dash where there is none."
-    lines = [list(head)]
-    lines.append(['---'] * len(lines[0]))
-    for row in rows: lines.append([_text(cell) for cell in row])
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+    titles = list(head)
+    lines = [titles, ['---'] * len(titles)]
+    for row in rows:
+        lines.append([_text(cell) for cell in row])
+    joined = [' | '.join(line) for line in lines]
+    return '\n'.join(f'| {line} |' for line in joined)
 
 # %% ../nbs/tools/tables.ipynb #be503572
 def verbatim(
     line: str,  # any text
 ) -> str:
     "A line of text for a cell of a Markdown table: nothing in it is taken for markup."
-    return ''.join(c if c.isalnum() else f'&#{ord(c)};' for c in line or ' ')
+    marked = [c if c.isalnum() else f'&#{ord(c)};' for c in line or ' ']
+    return ''.join(marked)

@@ -6,6 +6,7 @@
 __all__ = ['FOLDER', 'read_blocks', 'text_files', 'prepare_text']
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #396e33d6
+import codecs
 import gzip
 import hashlib
 import io
@@ -14,61 +15,64 @@ import lzma
 import os
 import re
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
-from .archives import is_visible
-from .growing_arrays import finished
-from ..files import RunError, write_json, write_whole
+from .archives import is_visible, reading
 from .folders import example, unusable
-from ..locks import locked
+from .growing_arrays import finished
 from .text import PAD, check_settings, codes, count_codes, cut, most_common, store
+from ..files import write_json, write_whole
+from ..locks import locked
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #fd576df5
-def _open(path): return {'.gz': gzip.open, '.xz': lzma.open}.get(path.suffix, open)(path, 'rb')
+def _lines(path):
+    "The lines of a file, plain or packed, in lists of about 16 MB"
+    opener = {'.gz': gzip.open, '.xz': lzma.open}.get(path.suffix, open)
+    with reading(path), opener(path, 'rb') as raw, io.BufferedReader(raw) as file:
+        while lines := file.readlines(1 << 24): yield lines
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #4305613d
 def _fail(data, at, path, line, what):
+    "Raises ValueError with the place of a byte; `line` is the number of the first line in `data`"
     place = f'{path}, line {line + data.count(10, 0, at)}'
     raise ValueError(f'{place}: byte {data[at]:#04x} {what}')
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #34561338
-def _block(data, units, path, line):  # bytes of whole lines, number of the first -> codes
+def _block(data, units, path, line):
+    "The codes of whole lines; `line` is the number of the first. Raises ValueError for what is not text"
     if 0 in data: _fail(data, data.find(0), path, line, 'has no place in a text file')
-    if line == 1 and data.startswith(b'\xef\xbb\xbf'): data = data[3:] or b'\n'
+    if line == 1: data = data.removeprefix(codecs.BOM_UTF8) or b'\n'
     if units == 'bytes': return np.frombuffer(data, np.uint8)
     try: return codes(data.decode(), units)
-    except UnicodeDecodeError as e: _fail(data, e.start, path, line, "is no UTF-8; units='bytes' takes any")
+    except UnicodeDecodeError as e: _fail(data, e.start, path, line, "is not UTF-8; units='bytes' takes any")
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #dec1759a
 def read_blocks(
     files: list,  # paths of text files, plain or packed as .gz or .xz, in order
     units: str,  # 'characters' or 'bytes'
     length: int,  # of the rows
-    limit: int,  # rows at most; nothing behind them is looked at
+    limit: int,  # rows at most, one or more; nothing behind them is read
 ):  # yields what `text.cut` makes of each block
-    "The lines of all files. Raises ValueError for what is no text or damaged, RunError if it cannot be read."
+    "The lines of all files. Raises ValueError for what is damaged or not text, RunError if it is unreadable."
     for path in files:
         line = 1
-        try:
-            with _open(path) as raw, io.BufferedReader(raw) as file:
-                while limit and (lines := file.readlines(1 << 24)):
-                    while limit and lines:
-                        data = b''.join(lines[:limit])
-                        lines = lines[limit:]
-                        rows, sizes = cut(_block(data, units, path, line), length)
-                        yield rows, sizes
-                        line += len(sizes)
-                        limit -= len(rows)
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as e:
-            raise ValueError(f'{path} is damaged: {e}') from e
-        except OSError as e: raise RunError(f'cannot read {path}: {e.strerror}') from e
+        for lines in _lines(path):
+            while lines:
+                data = b''.join(lines[:limit])
+                lines = lines[limit:]
+                block = _block(data, units, path, line)
+                rows, sizes = cut(block, length)
+                yield rows, sizes
+                line += len(sizes)
+                limit -= len(rows)  # by less than was cut if some lines are empty
+                if limit == 0: return
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #895eefd7
 FOLDER = 'training-monolingual.tokenized.shuffled'  # of the Billion Word benchmark
-_PART = re.compile(r'news\.en-\d{5}-of-\d{5}(\.gz|\.xz)?')
 
+# %% ../../nbs/4_data/10_prepare_text.ipynb #d2e61670
+_PART = re.compile(r'news\.en-\d{5}-of-\d{5}(\.gz|\.xz)?')
 def _reason(path):
     "In words, why something in the folder is not read; empty for a part that can be"
     if not _PART.fullmatch(path.name): return 'not named news.en-*-of-*'
@@ -80,20 +84,21 @@ def text_files(
     source: Path,  # one text file, or the benchmark's folder or the one above it
 ) -> tuple[list, dict]:  # paths in the order they are read; name -> reason of what else the folder holds
     "The files of a source. Raises ValueError if there are none, RunError if the folder may not be entered."
-    source, inner = Path(source), Path(source, FOLDER)
+    source = Path(source)
     if os.path.isfile(source): return [source], {}
     if not os.path.isdir(source):
         fault = 'is neither a file nor a folder' if os.path.exists(source) else 'does not exist'
         raise ValueError(f'{source} {fault}; expected a text file or {FOLDER}')
+    inner = source / FOLDER
     if os.path.isdir(inner): source = inner
-    try: names = sorted(filter(is_visible, os.listdir(source)))
-    except OSError as e: raise RunError(f'cannot read {source}: {e.strerror}') from e
+    with reading(source): names = sorted(filter(is_visible, os.listdir(source)))
     reasons = {name: _reason(source / name) for name in names}
     left_out = {name: reason for name, reason in reasons.items() if reason}
     files = [source / name for name in names if name not in left_out]
     if files: return files, left_out
-    what = f'no news.en-*-of-* that can be read, {example(left_out)}' if left_out else 'no news.en-*-of-*'
-    raise ValueError(f'{source} holds {what}; expected a text file or {FOLDER}')
+    missing = 'no news.en-*-of-*'
+    if left_out: missing += f' that can be read, {example(left_out)}'
+    raise ValueError(f'{source} holds {missing}; expected a text file or {FOLDER}')
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #6aec8b5b
 def _asked(files, **settings):
@@ -104,10 +109,12 @@ def _asked(files, **settings):
     return dict(settings, source_count=len(files), source_bytes=total, source_digest=digest)
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #31351703
-def _show(blocks, what, total, progress):  # the same blocks, with a bar of lines on stderr
+def _show(blocks, what, total, progress):
+    "The same blocks, with a bar of lines on stderr, twice a second on a terminal, else every 20 seconds"
     from tqdm import tqdm
-    with tqdm(total=total, desc=what, unit='line', unit_scale=True, disable=not progress,
-              mininterval=.5 if sys.stderr.isatty() else 20) as bar:
+    interval = .5 if sys.stderr.isatty() else 20
+    with tqdm(desc=what, unit='line', unit_scale=True, total=total, disable=not progress,
+              mininterval=interval) as bar:
         for rows, sizes in blocks:
             yield rows, sizes
             bar.update(len(rows))
@@ -116,15 +123,15 @@ def _show(blocks, what, total, progress):  # the same blocks, with a bar of line
 def _make(source, files, out, state, progress):
     "Counts, then stores, in a folder that is held; returns the manifest"
     for torn in out.glob('.*.npy.*.part'): torn.unlink()  # left by a kill in the middle of a write
-    length, limit = state['length'], state['limit']
-    def read(what, n, total):
-        blocks = read_blocks(files, state['units'], length, n)
+    length = state['length']
+    def read(what, limit, total):
+        blocks = read_blocks(files, state['units'], length, limit)
         return _show(blocks, what, total, progress)
-    counts, n, skipped = count_codes(read('counting', limit, None), source)
+    counts, n, skipped = count_codes(read('counting', state['limit'], None), source)
     vocabulary = most_common(counts, state['size'])
-    known = counts[[ord(c) for c in vocabulary[1:]]].sum()
     file, _ = store(read('storing', n, n), (n, length), vocabulary)
     write_whole(out / 'lines.npy', file)
+    known = counts[[ord(character) for character in vocabulary[1:]]].sum()
     manifest = dict(state, count=n, skipped=skipped, pads_in_text=int(counts[ord(PAD)]),
                     unknown=int(counts.sum() - known), digest=hashlib.sha256(file).hexdigest(),
                     vocabulary=[*vocabulary])
@@ -140,9 +147,11 @@ def prepare_text(
     units: str = 'characters',  # or 'bytes'
     limit: int = 10_000_000,  # lines used, the first ones that are not empty
     progress: bool = True,  # show a bar for each of the two passes
+    dataset: str = '',  # the catalogue's name of the corpus, kept in the manifest
 ) -> dict:  # the manifest
     "Makes the array of all lines, or leaves a finished one alone. Raises ValueError, RunError."
-    out, source = Path(out), Path(source)
+    source = Path(source)
+    out = Path(out)
     check_settings(length, size, units)
     if limit < 2: raise ValueError(f'got a limit of {limit} lines, expected at least 2')
     files, left_out = text_files(source)
@@ -152,5 +161,5 @@ def prepare_text(
     with locked(out):
         done = finished(out, asked, 'lines.npy')  # by another process, a moment ago
         if done: return done
-        state = dict(source=source.name, **asked, left_out=left_out)
+        state = dict(source=source.name, dataset=dataset, **asked, left_out=left_out)
         return _make(source, files, out, state, progress)

@@ -8,7 +8,7 @@ __all__ = ['mixture_means', 'mixture']
 # %% ../../nbs/4_data/02_synthetic.ipynb #76dbbfba
 import torch
 from torch import Tensor
-from .datasets import Data, content_digest
+from .datasets import Data, Modes, content_digest
 
 # %% ../../nbs/4_data/02_synthetic.ipynb #1ad488ab
 def mixture_means() -> Tensor:
@@ -25,7 +25,10 @@ def mixture(
     "Draws the mixture of A.5; labels are the components. Raises ValueError unless n >= 10 and variance > 0."
     if n < 10 or not variance > 0: raise ValueError(f'need n >= 10 and variance > 0, got {n} and {variance}')
     gen = torch.Generator().manual_seed(seed)
+    std = variance**.5
+    means = mixture_means()
     labels = torch.randint(25, (n + n // 10,), generator=gen)
-    points = mixture_means()[labels] + variance**.5 * torch.randn(len(labels), 2, generator=gen)
+    points = means[labels] + std * torch.randn(len(labels), 2, generator=gen)
     digest = content_digest(f'25 Gaussians, variance {variance:g}, seed {seed}', labels)
-    return Data(points[:n], points[n:], labels[:n], labels[n:], digest=digest)
+    return Data(train=points[:n], test=points[n:], train_labels=labels[:n], test_labels=labels[n:],
+                digest=digest, modes=Modes(means, std))

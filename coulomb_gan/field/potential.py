@@ -8,23 +8,27 @@ __all__ = ['check_points', 'kernel_sums', 'potential', 'force', 'potentials', 'e
 # %% ../../nbs/1_field/02_potential.ipynb #855a8542
 import torch
 from torch import Tensor
-from .kernels import Kernel, check_floats, narrowed, squared_distances, widened
+from .distances import check_floats, narrowed, squared_distances, widened
+from .kernels import Kernel
 
 # %% ../../nbs/1_field/02_potential.ipynb #dbb85759
 def check_points(
-    finite: bool = True,  # also look for NaN and infinity
+    finite: bool = True,  # also search for NaN and infinity
     **sets: Tensor,  # named sets of points, each `(n, m)`
 ):
     "Raises `ValueError` unless all sets are non-empty, finite matrices of floats of one width."
     check_floats(**sets)
-    width = next(iter(sets.values())).shape[-1:]
-    for name, s in sets.items():
-        if s.ndim != 2: raise ValueError(f'{name} must have shape (n, m), got {tuple(s.shape)}')
-        if not len(s): raise ValueError(f'{name} is empty, got shape {tuple(s.shape)}')
-        if s.shape[1:] != width:
-            shapes = ', '.join(f'{k} {tuple(v.shape)}' for k, v in sets.items())
-            raise ValueError(f'all sets need the same dimension m, got {shapes}')
-        if finite and not s.isfinite().all(): raise ValueError(f'{name} holds NaN or infinite values')
+    shapes = {name: tuple(points.shape) for name, points in sets.items()}
+    first, *_ = shapes.values()
+    for name, points in sets.items():
+        shape = shapes[name]
+        if len(shape) != 2: raise ValueError(f'{name} must have shape (n, m), got {shape}')
+        if not len(points): raise ValueError(f'{name} is empty, got shape {shape}')
+        if shape[1:] != first[-1:]:
+            listed = ', '.join(f'{k} {v}' for k, v in shapes.items())
+            raise ValueError(f'all sets need the same dimension m, got {listed}')
+        if finite and not points.isfinite().all():
+            raise ValueError(f'{name} holds NaN or infinite values')
 
 # %% ../../nbs/1_field/02_potential.ipynb #f289aea8
 def kernel_sums(
@@ -37,8 +41,12 @@ def kernel_sums(
     a, b = widened(kernel.of_r2, a=a, b=b)
     sums = []
     for p in a.split(block):
-        tiles = (kernel.of_r2(squared_distances(p, q, finite=False).to(a.dtype)) for q in b.split(block))
-        sums.append(sum(k_ij.sum(1, dtype=torch.float64) for k_ij in tiles))
+        total = 0.
+        for q in b.split(block):
+            r2_ij = squared_distances(p, q, finite=False)
+            k_ij = kernel.of_r2(r2_ij.to(a.dtype))
+            total = total + k_ij.sum(1, dtype=torch.float64)
+        sums.append(total)
     return torch.cat(sums)
 
 # %% ../../nbs/1_field/02_potential.ipynb #e0899374
@@ -51,17 +59,21 @@ def potential(
 ) -> Tensor:  # `(n_a,)`, the dtype of `a`
     r"$\hat\Phi(a)$ = mean k(a,y) - mean k(a,x) (P8), differentiable. Raises ValueError on bad sets."
     check_points(a=a, x=x, y=y)
-    phi_a = kernel_sums(a, y, kernel, block) / len(y) - kernel_sums(a, x, kernel, block) / len(x)
-    return narrowed(phi_a, a.dtype)
+    mean_y = kernel_sums(a, y, kernel, block) / len(y)
+    mean_x = kernel_sums(a, x, kernel, block) / len(x)
+    return narrowed(mean_y - mean_x, a.dtype)
 
 # %% ../../nbs/1_field/02_potential.ipynb #773ddc37
 def _pull(a, b, kernel, block):
     "`mean_j 2 f'(r_ij^2) (a_i - b_j)`, tile by tile; float64 `(n_a, m)`."
-    centre, rows = b.double().mean(0), []
+    centre = b.double().mean(0)
+    rows = []
     for p in a.split(block):
         total = torch.zeros_like(p, dtype=torch.float64)
         for q in b.split(block):
-            w_ij = 2 * kernel.slope(squared_distances(p, q, finite=False).to(a.dtype)).double()
+            r2_ij = squared_distances(p, q, finite=False)
+            slope_ij = kernel.slope(r2_ij.to(a.dtype))
+            w_ij = 2 * slope_ij.double()
             total += (p - centre) * w_ij.sum(1, keepdim=True)
             total -= w_ij @ (q - centre)  # (n_a,n_b) @ (n_b,m) -> (n_a,m)
         rows.append(total / len(b))
@@ -75,53 +87,81 @@ def force(
     kernel: Kernel,  # any radial kernel
     block: int = 4096,  # side of a tile of pairs; changes memory, not the result
     weight_x: float = 1.,  # of the negative charges; n_x / (n_x - 1) for `a` among them to feel others only
-    finite: bool = True,  # look for NaN and infinity first; False where the caller does
+    finite: bool = True,  # search for NaN and infinity first; False where the caller does
 ) -> Tensor:  # `(n_a, m)`, the direction a generated sample moves
     r"$+\nabla\hat\Phi$ at `a`, in closed form. Raises ValueError on bad sets."
     check_points(False, a=a, x=x, y=y)
     p, q_x, q_y = widened(kernel.slope, finite, a=a, x=x, y=y)
-    pull = _pull(p, q_y, kernel, block) - weight_x * _pull(p, q_x, kernel, block)
-    return narrowed(pull, a.dtype, finite)
+    pull_y = _pull(p, q_y, kernel, block)
+    pull_x = _pull(p, q_x, kernel, block)
+    return narrowed(pull_y - weight_x * pull_x, a.dtype, finite)
 
 # %% ../../nbs/1_field/02_potential.ipynb #da48f991
-def _with_own(sums, n, kernel, strength):
-    "Mean over n charges of one sign, of whose n - 1 others the sums are given"
+def _at_zero(kernel, like):
+    "k(0), in the type and on the device of a tensor."
+    return kernel.of_r2(like.new_zeros(()))
+
+# %% ../../nbs/1_field/02_potential.ipynb #f1e1d001
+def _mean(sums, n, kernel, strength):
+    "Mean over n charges of one sign, from the sums over the n - 1 others and the self term."
     if not strength: return sums / (n - 1)
-    k0 = kernel.of_r2(torch.zeros((), dtype=sums.dtype, device=sums.device))
-    return sums * ((1 - strength / n) / max(n - 1, 1)) + strength * k0 / n
+    k0 = _at_zero(kernel, sums)
+    weight = (1 - strength / n) / max(n - 1, 1)
+    return sums * weight + strength * k0 / n
+
+# %% ../../nbs/1_field/02_potential.ipynb #f1e1d002
+def _sums_over_others(c, rows, n_x, kernel, block):
+    "Kernel sums from the charges in `rows` to all others: the first n_x of c, and the rest; `(rows, 2)`."
+    sums = []
+    for i in rows.split(block):
+        points = c if len(i) == len(c) else c[i]
+        r2_ij = squared_distances(points, c, finite=False)
+        k_ij = kernel.of_r2(r2_ij.to(c.dtype))
+        k_ij.scatter_(1, i[:, None], 0.)
+        over_x = k_ij[:, :n_x].sum(1)
+        over_y = k_ij[:, n_x:].sum(1)
+        sums.append(torch.stack([over_x, over_y], 1))
+    return torch.cat(sums)
 
 # %% ../../nbs/1_field/02_potential.ipynb #560701e5
 def potentials(
     x: Tensor,  # generated minibatch, `(n_x, m)`
     y: Tensor,  # real minibatch, `(n_y, m)`
     kernel: Kernel,  # any radial kernel, finite at 0 if `self_term`
-    self_term: float = 1.,  # strength of the label: 1 keeps k(c,c), as released; 0 averages over the others
-    finite: bool = True,  # look for NaN and infinity first; False where the caller does
+    self_term: float = 1.,  # strength of k(c,c): 1 as released; 0 averages over the other charges
+    finite: bool = True,  # search for NaN and infinity first; False where the caller does
     block: int = 4096,  # rows of the joint matrix at a time
     more_x: Tensor | None = None,  # further negative charges `(k, m)`, at which nothing is read
     more_y: Tensor | None = None,  # further positive charges
 ) -> tuple[Tensor, Tensor]:  # `phi_x (n_x,)`, `phi_y (n_y,)`
     "The potential at the charges themselves (P8), one joint pass. Raises ValueError on bad sets."
     check_points(False, x=x, y=y)
-    all_x, all_y = (c if more is None else torch.cat([c, more]) for c, more in ((x, more_x), (y, more_y)))
+    all_x = x if more_x is None else torch.cat([x, more_x])
+    all_y = y if more_y is None else torch.cat([y, more_y])
     all_x, all_y = widened(kernel.of_r2, finite, x=all_x, y=all_y)
-    if self_term != 1 and min(len(all_x), len(all_y)) < 2:
-        sizes = f'{len(all_x)} and {len(all_y)}'
-        raise ValueError(f'self_term={self_term:g} needs 2 charges a side, got {sizes}')
-    c, n_x, sums = torch.cat([all_x, all_y]), len(all_x), []
-    at = torch.arange(len(x) + len(y), device=x.device)  # columns of own charges
-    at[len(x):] += n_x - len(x)
-    for i in at.split(block):
-        r2_ij = squared_distances(c if len(i) == len(c) else c[i], c, finite=False)
-        k_ij = kernel.of_r2(r2_ij.to(c.dtype))
-        k_ij.scatter_(1, i[:, None], 0.)
-        sums.append(torch.stack([k_ij[:, :n_x].sum(1), k_ij[:, n_x:].sum(1)], 1))
-    s = torch.cat(sums)  # (n_x + n_y, 2): sums over the other negative and the other positive charges
-    phi_x = s[:len(x), 1] / len(all_y) - _with_own(s[:len(x), 0], n_x, kernel, self_term)
-    phi_y = _with_own(s[len(x):, 1], len(all_y), kernel, self_term) - s[len(x):, 0] / n_x
+    n_x = len(all_x)
+    n_y = len(all_y)
+    if self_term != 1 and min(n_x, n_y) < 2:
+        raise ValueError(f'self_term={self_term:g} needs 2 charges a side, got {n_x} and {n_y}')
+    rows = torch.arange(len(x) + len(y), device=x.device)
+    rows[len(x):] += n_x - len(x)
+    c = torch.cat([all_x, all_y])
+    sums = _sums_over_others(c, rows, n_x, kernel, block)
+    s_x, s_y = sums.split([len(x), len(y)])  # (n,2): over other negative and over other positive charges
+    phi_x = s_x[:, 1] / n_y - _mean(s_x[:, 0], n_x, kernel, self_term)
+    phi_y = _mean(s_y[:, 1], n_y, kernel, self_term) - s_y[:, 0] / n_x
     return narrowed(phi_x, x.dtype, finite), narrowed(phi_y, x.dtype, finite)
 
 # %% ../../nbs/1_field/02_potential.ipynb #7accf382
+def _mean_within(c, kernel, unbiased, block):
+    "Mean kernel over the pairs of one cloud; if unbiased, without those of a sample with itself."
+    total = kernel_sums(c, c, kernel, block).sum()
+    n = len(c)
+    n_own = n if unbiased else 0
+    k0 = _at_zero(kernel, total)
+    return (total - n_own * k0) / (n * n - n_own)
+
+# %% ../../nbs/1_field/02_potential.ipynb #f1e1d005
 def energy(
     x: Tensor,  # generated samples, `(n_x, m)`
     y: Tensor,  # real samples, `(n_y, m)`
@@ -131,10 +171,11 @@ def energy(
 ) -> Tensor:  # scalar, float64
     "F = half the squared MMD of the two clouds (P33), streamed. Raises ValueError on bad sets."
     check_points(x=x, y=y)
-    own = int(unbiased)
-    if min(len(x), len(y)) <= own:
-        raise ValueError(f'unbiased needs 2 samples a side, got {len(x)} and {len(y)}')
-    def within(c):
-        k0 = kernel.of_r2(torch.zeros((), dtype=torch.float64, device=c.device))
-        return (kernel_sums(c, c, kernel, block).sum() - own * len(c) * k0) / (len(c) * (len(c) - own))
-    return (within(x) + within(y)) / 2 - kernel_sums(x, y, kernel, block).sum() / (len(x) * len(y))
+    n_x = len(x)
+    n_y = len(y)
+    if unbiased and min(n_x, n_y) < 2:
+        raise ValueError(f'unbiased needs 2 samples a side, got {n_x} and {n_y}')
+    within_x = _mean_within(x, kernel, unbiased, block)
+    within_y = _mean_within(y, kernel, unbiased, block)
+    across = kernel_sums(x, y, kernel, block).sum() / (n_x * n_y)
+    return (within_x + within_y) / 2 - across

@@ -21,10 +21,27 @@ def energy_interval(
     z: float = 1.96,  # half-width in standard deviations; 1.96 for 95 %
 ) -> tuple[float, float, float]:  # F, low, high
     "Unbiased energy, half the difference of mean potentials (P7), its interval for fresh points and charges."
-    phi_x, phi_y = phi_x.double(), phi_y.double()  # squares of small potentials
+    phi_x = phi_x.double()  # squares of small potentials
+    phi_y = phi_y.double()
     f = (phi_y.mean() - phi_x.mean()) / 2
-    half = z * ((phi_x.var() + phi_y.var()) / (2 * len(phi_x))).sqrt()
-    return f.item(), (f - half).item(), (f + half).item()
+    variance = phi_x.var() + phi_y.var()
+    deviation = (variance / (2 * len(phi_x))).sqrt()
+    half = z * deviation
+    low = f - half
+    high = f + half
+    return f.item(), low.item(), high.item()
+
+# %% ../../nbs/5_metrics/09_equilibrium.ipynb #79805861
+def _minibatches(samples, batch):
+    "All whole minibatches of some samples."
+    whole = len(samples) // batch * batch
+    return samples[:whole].split(batch)
+
+# %% ../../nbs/5_metrics/09_equilibrium.ipynb #77aebee8
+def _targets(pairs, kernel, self_term):
+    "D's targets at the samples of each minibatch, `(minibatches, 2 batch)`."
+    targets = [torch.cat(potentials(x, y, kernel, self_term)) for x, y in pairs]
+    return torch.stack(targets).double()
 
 # %% ../../nbs/5_metrics/09_equilibrium.ipynb #9e5d7675
 def self_term_share(
@@ -32,13 +49,15 @@ def self_term_share(
     y: Tensor,  # real samples, `(n, m)`
     kernel: Kernel,  # finite at 0
     batch: int,  # minibatch of training, at least 2
-    self_term: float = 1.,  # strength of the label
+    self_term: float = 1.,  # strength of the self term in D's targets
 ) -> float:  # 0 to about 1
-    "Mean square of the self-charge label over that of D's target, both from minibatches of the given size."
-    pairs = list(zip(*(c[:len(c) // batch * batch].split(batch) for c in (x, y))))
-    read = lambda keep: torch.stack([torch.cat(potentials(*pair, kernel, keep)) for pair in pairs]).double()
-    target, field = read(self_term), read(0.)
-    return ((target - field).square().mean() / target.square().mean()).item()
+    "Mean square of the self term over that of D's target, both from minibatches of the given size."
+    pairs = list(zip(_minibatches(x, batch), _minibatches(y, batch)))
+    target = _targets(pairs, kernel, self_term)
+    field = _targets(pairs, kernel, self_term=0.)
+    own = target - field
+    share = own.square().mean() / target.square().mean()
+    return share.item()
 
 # %% ../../nbs/5_metrics/09_equilibrium.ipynb #1746eee8
 @dataclass(frozen=True)
@@ -48,57 +67,94 @@ class Diagnostics:
     energy: float  # F (P7), unbiased; 0 at equilibrium; length^-d
     energy_low: float  # lower end of its 95 % interval
     energy_high: float  # upper end
-    r2: float  # share of D's variance that a line in Phi explains, 0 to 1
-    slope: float  # of D on Phi; 1 if D is the potential
+    r2: float | None  # share of D's variance that a line in Phi explains, 0 to 1; None without a D
+    slope: float | None  # of D on Phi; 1 if D is the potential; None without a D
     noise: float  # Monte-Carlo share of the variance of Phi: caps `r2` at 1 - noise, blurs `slope`
     max_phi: float  # largest |Phi| over fresh data and samples, at least F; length^-d
-    self_term_share: float  # self-charge label's share of the mean square of D's target; 0 without self-charge
+    self_term_share: float  # of the mean square of D's target; 0 for targets without self term
 
 # %% ../../nbs/5_metrics/09_equilibrium.ipynb #84ea64f3
 def _line(d, phi):
     "Least squares of d on phi: R^2 and slope, 0 where one of them is constant."
-    d, phi = d - d.mean(), phi - phi.mean()
-    dd, dp, pp = (d @ d).item(), (d @ phi).item(), (phi @ phi).item()
-    return dp**2 / (dd * pp or 1.), dp / (pp or 1.)
+    d = d - d.mean()
+    phi = phi - phi.mean()
+    dd = (d @ d).item()
+    dp = (d @ phi).item()
+    pp = (phi @ phi).item()
+    r2 = slope = 0.
+    if dd * pp > 0: r2 = dp**2 / (dd * pp)
+    if pp > 0: slope = dp / pp
+    return r2, slope
 
 # %% ../../nbs/5_metrics/09_equilibrium.ipynb #9f13e23a
 def _check_sizes(x, real, n, batch):
+    "Raises ValueError unless x is 2n generated samples, floats of the shape of real ones, and n will do."
     check_floats(real=real, generated=x)
-    if 2 * n < max(batch, 16):
-        raise ValueError(f'got 2 n = {2 * n} of {len(real)} real samples, expected {max(batch, 16)} or more')
-    if x.shape != (2 * n, *real.shape[1:]):
-        raise ValueError(f'generate({2 * n}) gave {tuple(x.shape)}, expected {(2 * n, *real.shape[1:])}')
+    least = max(batch, 16)
+    if 2 * n < least:
+        raise ValueError(f'got 2 n = {2 * n} of {len(real)} real samples, expected {least} or more')
+    shape = (2 * n, *real.shape[1:])
+    if x.shape != shape:
+        raise ValueError(f'generate({2 * n}) gave {tuple(x.shape)}, expected {shape}')
 
 # %% ../../nbs/5_metrics/09_equilibrium.ipynb #8d9da84e
 def _read(discriminator, a):
+    "D at points a, `(n,)`. Raises ValueError for another shape and numbers that are not finite."
     d = discriminator(a)
-    if d.numel() != len(a) or not d.isfinite().all():
-        raise ValueError(f'discriminator gave {tuple(d.shape)} at {len(a)} points, expected finite numbers')
+    shape = tuple(d.shape)
+    n = len(a)
+    if d.numel() != n or not d.isfinite().all():
+        raise ValueError(f'discriminator gave {shape} at {n} points, expected finite numbers')
     return d.flatten().double()
+
+# %% ../../nbs/5_metrics/09_equilibrium.ipynb #2a8b8aa8
+def _eight_readings(x, y, kernel):
+    "Phi at the second halves of x and y, by each eighth of the charges in the first halves: `(8, 2n)`."
+    charges_x, fresh_x = x.tensor_split(2)
+    charges_y, fresh_y = y.tensor_split(2)
+    fresh = torch.cat([fresh_x, fresh_y])
+    readings = []
+    for x_g, y_g in zip(charges_x.tensor_split(8), charges_y.tensor_split(8)):
+        reading = potential(fresh, x_g, y_g, kernel)
+        readings.append(reading.double())
+    return torch.stack(readings)
+
+# %% ../../nbs/5_metrics/09_equilibrium.ipynb #a5cdfa1f
+def _noise(readings):
+    "Monte-Carlo share of the variance of Phi, the mean of eight readings."
+    centred = readings - readings.mean(1, keepdim=True)
+    scatter = centred.var(0).mean() / 8
+    phi = readings.mean(0)
+    return (scatter / phi.var()).item()
 
 # %% ../../nbs/5_metrics/09_equilibrium.ipynb #1152e953
 @torch.no_grad()
 def diagnose(
     generate: Callable,  # n -> samples `(n, *shape)`, independent of each other
-    discriminator: Callable,  # points `(n, *shape)` -> `(n,)` or `(n, 1)`; batch norm in batches as trained
+    discriminator: Callable | None,  # D: `(n, *shape)` -> `(n,)` or `(n, 1)`, batches as trained; None: no D
     real: Tensor,  # real samples, best held out, floats `(n_total, *shape)`; their device is used
     kernel: Kernel,  # finite at 0
-    batch: int,  # minibatch of training, which sets the label
+    batch: int,  # minibatch of training, which sets the self term
     n: int = 4096,  # charges a side, and fresh points a side; half of `real` if that is less
-    self_term: float = 1.,  # strength of the label in D's targets
+    self_term: float = 1.,  # strength of the self term in D's targets
     seed: int = 0,  # of the choice among `real`
 ) -> Diagnostics:
-    "Energy, D against Phi, |Phi| and label share at fresh points. Raises ValueError for unfit sizes."
+    "Energy, D against Phi, |Phi| and share of the self term at fresh points. Raises ValueError."
     n = min(n, len(real) // 2)
-    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:2 * n].to(real.device)
-    x, y = generate(2 * n).to(real.device), real[order]
+    gen = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(real), generator=gen)[:2 * n]
+    x = generate(2 * n).to(real.device)
+    y = real[chosen.to(real.device)]
     _check_sizes(x, real, n, batch)
-    d = torch.cat([_read(discriminator, c[n:]) for c in (x, y)])
-    x, y = widened(None, False, x=x.flatten(1), y=y.flatten(1))
-    fresh, groups = torch.cat([x[n:], y[n:]]), zip(x[:n].tensor_split(8), y[:n].tensor_split(8))
-    phi_g = torch.stack([potential(fresh, *group, kernel).double() for group in groups])  # (8, 2n)
-    phi = phi_g.mean(0)
-    noise = (phi_g - phi_g.mean(1, keepdim=True)).var(0).mean() / 8 / phi.var()
-    share = self_term_share(x, y, kernel, batch, self_term)
-    return Diagnostics(n, *energy_interval(phi[:n], phi[n:]), *_line(d, phi), noise.item(),
-                 phi.abs().max().item(), share)
+    flat_x, flat_y = widened(None, False, x=x.flatten(1), y=y.flatten(1))
+    readings = _eight_readings(flat_x, flat_y, kernel)
+    phi = readings.mean(0)
+    r2 = slope = None
+    if discriminator is not None:
+        d = torch.cat([_read(discriminator, x[n:]), _read(discriminator, y[n:])])
+        r2, slope = _line(d, phi)
+    energy, low, high = energy_interval(phi[:n], phi[n:])
+    largest = phi.abs().max()
+    share = self_term_share(flat_x, flat_y, kernel, batch, self_term)
+    return Diagnostics(n=n, energy=energy, energy_low=low, energy_high=high, r2=r2, slope=slope,
+                       noise=_noise(readings), max_phi=largest.item(), self_term_share=share)

@@ -21,7 +21,7 @@ NETWORKS = Registry('networks')
 class Networks(Options):
     "A kind of networks; a subclass registers itself in NETWORKS, and its fields are its options."
     latent: int = 32  # dimension of z ~ N(0,1)
-    heads: ClassVar[tuple] = ('scalar',)  # what its discriminators can return, as `Objective.head` names it
+    heads: ClassVar[tuple[str, ...]] = ('scalar',)  # what D can return, as `Objective.head` names it
     def check(self,
         shape: tuple,  # of one sample
     ):
@@ -62,4 +62,5 @@ def sample(
     missing = -len(z) % batch
     first = torch.arange(missing, device=z.device) % len(z)
     filled = torch.cat([z, z[first]])
-    return torch.cat([generator(part) for part in filled.split(batch)])[:len(z)]
+    drawn = [generator(part) for part in filled.split(batch)]
+    return torch.cat(drawn)[:len(z)]

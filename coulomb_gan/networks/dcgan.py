@@ -13,6 +13,17 @@ from torch import nn
 from .base import NETWORKS, Networks
 from .layers import BatchNorm2d, LeCunTanh, PatchConv2d
 
+# %% ../../nbs/3_networks/04_dcgan.ipynb #d462d7eb
+def _doublings(side):
+    "How many doublings of a 4x4 map reach a side. Raises ValueError for other sides."
+    ups = (side // 4).bit_length() - 1
+    reached = 4 * 2**ups
+    if ups >= 1 and side == reached: return ups
+    raise ValueError(f'the side of an image must be 8, 16, 32, 64, ..., got {side}')
+
+# %% ../../nbs/3_networks/04_dcgan.ipynb #d4472565
+_double = partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1)
+
 # %% ../../nbs/3_networks/04_dcgan.ipynb #696c0f04
 def dcgan_generator(
     latent: int,  # dimension of z
@@ -20,15 +31,14 @@ def dcgan_generator(
     width: int = 1024,  # channels at 4x4; halved with each doubling of the side
 ) -> nn.Sequential:
     "The paper's generator: 5x5 transposed convolutions from 4x4 up. Raises ValueError for other sides."
-    c, side = shape[0], shape[-1]
-    ups = (side // 4).bit_length() - 1
-    if side != 4 * 2**ups or ups < 1: raise ValueError(f'the side must be 8, 16, 32, 64, ..., got {shape}')
-    up = partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1)
+    channels, *_, side = shape
+    ups = _doublings(side)
     layers = [nn.Linear(latent, 16 * width), nn.ReLU(), nn.Unflatten(1, (width, 4, 4))]
     for _ in range(ups - 1):
-        layers += [up(width, width // 2, bias=False), BatchNorm2d(width // 2), nn.ReLU()]
-        width //= 2
-    return nn.Sequential(*layers, up(width, c), LeCunTanh())
+        half = width // 2
+        layers += [_double(width, half, bias=False), BatchNorm2d(half), nn.ReLU()]
+        width = half
+    return nn.Sequential(*layers, _double(width, channels), LeCunTanh())
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #ca2cbe5b
 def dcgan_discriminator(
@@ -37,12 +47,12 @@ def dcgan_discriminator(
     batch_norm: bool = True,  # in each layer, as released; without it the convolutions have biases
 ) -> nn.Sequential:
     "The paper's discriminator: four 5x5 convolutions. Raises ValueError for other sides."
-    n_in, side = shape[0], shape[-1]
-    if side % 16: raise ValueError(f'the side must be a multiple of 16, got {shape}')
+    n_in, *_, side = shape
+    if side % 16 != 0: raise ValueError(f'the side of an image must be a multiple of 16, got {side}')
     layers: list[nn.Module] = []
     for n_out in (width, 2 * width, 4 * width, 8 * width):
         conv = PatchConv2d if side <= 4 else nn.Conv2d
-        layers.append(conv(n_in, n_out, 5, 2, 2, bias=not batch_norm))
+        layers.append(conv(n_in, n_out, kernel_size=5, stride=2, padding=2, bias=not batch_norm))
         if batch_norm: layers.append(BatchNorm2d(n_out))
         layers.append(nn.LeakyReLU(.2))
         n_in, side = n_out, side // 2
@@ -56,7 +66,10 @@ class DCGAN(Networks):
     width_g: int = 1024  # channels of the generator at 4x4, paper
     width_d: int = 128  # channels of the discriminator's first layer, paper
     batch_norm_d: bool = True  # in the discriminator, as released; a gradient penalty needs it off
-    def check(self, shape):
-        if len(shape) != 3: raise ValueError(f"the networks 'dcgan' are for images, got shape {shape}")
-    def generator(self, shape): return dcgan_generator(self.latent, shape, self.width_g)
-    def discriminator(self, shape): return dcgan_discriminator(shape, self.width_d, self.batch_norm_d)
+    def check(self, shape):  # of one sample
+        if len(shape) == 3 and shape[1] == shape[2]: return
+        raise ValueError(f"the networks 'dcgan' are for square images, got shape {shape}")
+    def generator(self, shape):  # of one sample
+        return dcgan_generator(self.latent, shape, self.width_g)
+    def discriminator(self, shape):  # of one sample
+        return dcgan_discriminator(shape, self.width_d, self.batch_norm_d)

@@ -6,6 +6,7 @@
 __all__ = ['ACTIVATIONS', 'mlp', 'MLP']
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #8549cc31
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,27 +27,31 @@ def mlp(
     activation: Callable = nn.ReLU,  # makes the layer after each hidden one
 ) -> nn.Sequential:
     "Linear layers with an activation between them, batch norm before it if wanted."
-    layers = []
-    for i in range(depth):
-        layers.append(nn.Linear(n_in if i == 0 else width, width))
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        layers.append(nn.Linear(n_in, width))
         if batch_norm: layers.append(BatchNorm1d(width))
         layers.append(activation())
-    return nn.Sequential(*layers, nn.Linear(width, n_out))
+        n_in = width
+    layers.append(nn.Linear(width, n_out))
+    return nn.Sequential(*layers)
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #27a8721b
 def _kaiming(layer):
     "Kaiming initialisation of a linear layer; its biases, of width 0.3, spread the hinges."
-    if isinstance(layer, nn.Linear):
-        nn.init.kaiming_uniform_(layer.weight, nonlinearity='relu')
-        nn.init.normal_(layer.bias, std=.3)
+    if not isinstance(layer, nn.Linear): return
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity='relu')
+    nn.init.normal_(layer.bias, std=.3)
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #81b07e97
 @torch.no_grad()
 def _spread_hinges(layer, width):
-    "Lays the hinges w x + b = 0 of a first layer through normal points of that width; there w x is a few units."
+    "Lays the hinges w x + b = 0 of a first layer through normal points of a width, where w x is a few units."
     layer.weight *= 4 / width
-    points = width * torch.randn_like(layer.weight)
-    layer.bias.copy_(-(layer.weight * points).sum(1))
+    scaled = layer.weight * width
+    points = torch.randn_like(scaled)  # a point for each hinge, in units of the width
+    at_points = (scaled * points).sum(1)
+    layer.bias.copy_(-at_points)
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #233f1cf1
 ACTIVATIONS = {'leaky_relu': partial(nn.LeakyReLU, .2), 'elu': nn.ELU}  # of discriminators
@@ -65,14 +70,18 @@ class MLP(Networks):
     hinge_spread: float = 0.  # width of the points its first hinges pass through, data units; 0: near 0
     ranges: ClassVar[dict] = {'hinge_spread': (0, 1e12)}
     choices: ClassVar[dict] = {'activation_d': tuple(ACTIVATIONS)}
-    def check(self, shape):
-        if len(shape) not in (1, 3): raise ValueError(f"the networks 'mlp' are for points or images, got shape {shape}")
-    def generator(self, shape):
-        body = mlp(self.latent, torch.Size(shape).numel(), self.width_g, self.depth_g, self.batch_norm_g)
+    def check(self, shape):  # of one sample
+        if len(shape) in (1, 3): return
+        raise ValueError(f"the networks 'mlp' are for points or images, got shape {shape}")
+    def generator(self, shape):  # of one sample
+        n_out = math.prod(shape)
+        body = mlp(self.latent, n_out, self.width_g, self.depth_g, self.batch_norm_g)
         if not self.batch_norm_g: body.apply(_kaiming)
         if len(shape) == 1: return nn.Sequential(body)
         return nn.Sequential(body, nn.Unflatten(1, shape), LeCunTanh())
-    def discriminator(self, shape):
-        body = mlp(torch.Size(shape).numel(), 1, self.width_d, self.depth_d, False, ACTIVATIONS[self.activation_d])
-        if self.hinge_spread: _spread_hinges(body[0], self.hinge_spread)
+    def discriminator(self, shape):  # of one sample
+        n_in = math.prod(shape)
+        activation = ACTIVATIONS[self.activation_d]
+        body = mlp(n_in, 1, self.width_d, self.depth_d, batch_norm=False, activation=activation)
+        if self.hinge_spread > 0: _spread_hinges(body[0], self.hinge_spread)
         return nn.Sequential(nn.Flatten(), body)

@@ -8,6 +8,7 @@ __all__ = ['ToomConv1d', 'ResidualBlock', 'text_generator', 'text_discriminator'
 # %% ../../nbs/3_networks/05_text.ipynb #2c1f0792
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,22 +16,30 @@ from torch.nn.functional import pad
 from .base import NETWORKS, Networks
 from .layers import BatchNorm1d
 
+# %% ../../nbs/3_networks/05_text.ipynb #1d680714
+_EXACT: dict[str, Any] = dict(dtype=torch.float64, device='cpu')  # whatever the defaults are
+
 # %% ../../nbs/3_networks/05_text.ipynb #571754d6
 def _values(n):
     "`(8, n)`: coefficients of a polynomial to its values at seven points and at infinity."
-    points = torch.tensor([0, 1, -1, 2, -2, .5, -.5], dtype=torch.float64, device='cpu')
-    top = torch.eye(n, dtype=torch.float64, device='cpu')[-1:]
-    return torch.cat([torch.vander(points, n, increasing=True), top])
+    points = torch.tensor([0, 1, -1, 2, -2, .5, -.5], **_EXACT)
+    powers = torch.vander(points, n, increasing=True)
+    highest = torch.eye(n, **_EXACT)[-1:]
+    return torch.cat([powers, highest])
 
 # %% ../../nbs/3_networks/05_text.ipynb #0f7add9d
 @cache
 def _transforms(length):
     "`t (8 k, length)`, `r (8, 5)`, `s (length, 8 k)` for the k windows of a row; float64."
-    eye, rest = torch.eye(length, dtype=torch.float64, device='cpu'), -length % 4
-    windows, tiles = pad(eye, (2, 2 + rest)).unfold(1, 8, 4), pad(eye, (0, rest)).unfold(1, 4, 4)
-    t = torch.einsum('it,lki->tkl', _values(8).inverse(), windows).flatten(0, 1)
+    row = torch.eye(length, **_EXACT)
+    rest = -length % 4
+    windows = pad(row, (2, 2 + rest)).unfold(1, 8, 4)  # (length, k, 8)
+    tiles = pad(row, (0, rest)).unfold(1, 4, 4)  # (length, k, 4)
+    inverse = _values(8).inverse()
+    t = torch.einsum('it,lki->tkl', inverse, windows).flatten(0, 1)
+    r = _values(5)
     s = torch.einsum('ti,lki->ltk', _values(4), tiles).flatten(1)
-    return t, _values(5), s
+    return t, r, s
 
 # %% ../../nbs/3_networks/05_text.ipynb #a0984d31
 class ToomConv1d(nn.Conv1d):
@@ -40,12 +49,18 @@ class ToomConv1d(nn.Conv1d):
         n_out: int,  # channels out
     ): super().__init__(n_in, n_out, 5, padding=2)
     def forward(self, x):
-        if x.device.type != 'cpu' or torch.is_autocast_enabled('cpu'): return super().forward(x)
+        if x.device.type != 'cpu': return super().forward(x)
+        if torch.is_autocast_enabled('cpu'): return super().forward(x)
         n, c, length = x.shape
-        t, r, s = (matrix.to(x) for matrix in _transforms(length))
-        u = (t @ x.permute(2, 0, 1).reshape(length, -1)).view(8, -1, c)
-        v = (r @ self.weight.permute(2, 1, 0).reshape(5, -1)).view(8, c, -1)
-        out = (s @ (u @ v).view(len(t), -1)).view(length, n, -1)  # (8,k n,c) @ (8,c,o) -> (8,k n,o)
+        t, r, s = _transforms(length)
+        rows = x.permute(2, 0, 1).reshape(length, -1)
+        taps = self.weight.permute(2, 1, 0).reshape(5, -1)
+        u = t.to(x) @ rows  # (8 k,length) @ (length,n c) -> (8 k,n c)
+        v = r.to(x) @ taps  # (8,5) @ (5,c o) -> (8,c o)
+        uv = u.view(8, -1, c) @ v.view(8, c, -1)  # (8,k n,c) @ (8,c,o) -> (8,k n,o)
+        uv = uv.view(len(t), -1)
+        out = s.to(x) @ uv  # (length,8 k) @ (8 k,n o) -> (length,n o)
+        out = out.view(length, n, -1)
         return (out + self.bias).permute(1, 2, 0)
 
 # %% ../../nbs/3_networks/05_text.ipynb #19bd9399
@@ -55,12 +70,14 @@ class ResidualBlock(nn.Sequential):
         width: int,  # channels
         batch_norm: bool,  # normalise before each ReLU, as in the generator
     ):
-        layers = []
+        layers: list[nn.Module] = []
         for _ in range(2):
             if batch_norm: layers.append(BatchNorm1d(width))
             layers += [nn.ReLU(), ToomConv1d(width, width)]
         super().__init__(*layers)
-    def forward(self, x): return x + .3 * super().forward(x)
+    def forward(self, x):
+        branch = super().forward(x)
+        return x + .3 * branch
 
 # %% ../../nbs/3_networks/05_text.ipynb #8e8232e7
 class _Transpose(nn.Module):
@@ -69,7 +86,7 @@ class _Transpose(nn.Module):
 
 # %% ../../nbs/3_networks/05_text.ipynb #13591a26
 def _check_sizes(shape, width, depth):
-    "Raises ValueError for sizes that make no text or no network."
+    "Raises ValueError unless the sizes are those of a text and of a network."
     if len(shape) != 2 or shape[0] < 1 or shape[1] < 2:
         raise ValueError(f'a text has shape (length >= 1, vocabulary >= 2), got {tuple(shape)}')
     if min(width, depth) < 1: raise ValueError(f'width and depth must be at least 1, got {width} and {depth}')
@@ -81,12 +98,13 @@ def text_generator(
     width: int = 512,  # channels, paper
     depth: int = 5,  # residual blocks, paper
 ) -> nn.Sequential:  # `(n, latent) -> (n, length, V)`, rows sum to 1
-    "WGAN-GP's generator of texts with batch norm. Raises ValueError for sizes that make no text."
+    "WGAN-GP's generator of texts with batch norm. Raises ValueError for a shape that is not a text's."
     _check_sizes(shape, width, depth)
     length, v = shape
     blocks = [ResidualBlock(width, True) for _ in range(depth)]
     start = nn.Linear(latent, width * length), nn.Unflatten(1, (width, length))
-    return nn.Sequential(*start, *blocks, nn.Conv1d(width, v, 1), _Transpose(), nn.Softmax(2))
+    end = nn.Conv1d(width, v, 1), _Transpose(), nn.Softmax(2)
+    return nn.Sequential(*start, *blocks, *end)
 
 # %% ../../nbs/3_networks/05_text.ipynb #d57a1aa5
 def text_discriminator(
@@ -94,12 +112,13 @@ def text_discriminator(
     width: int = 512,  # channels, paper
     depth: int = 5,  # residual blocks, paper
 ) -> nn.Sequential:  # `(n, length, V) -> (n, 1)`
-    "WGAN-GP's discriminator of texts, without batch norm. Raises ValueError for sizes that make no text."
+    "WGAN-GP's discriminator of texts, without batch norm. Raises ValueError for another shape."
     _check_sizes(shape, width, depth)
     length, v = shape
     blocks = [ResidualBlock(width, False) for _ in range(depth)]
     end = nn.Flatten(), nn.Linear(width * length, 1)
-    return nn.Sequential(_Transpose(), nn.Conv1d(v, width, 1), *blocks, *end)
+    start = _Transpose(), nn.Conv1d(v, width, 1)
+    return nn.Sequential(*start, *blocks, *end)
 
 # %% ../../nbs/3_networks/05_text.ipynb #01fac351
 @NETWORKS.add('text')
@@ -110,7 +129,9 @@ class TextResNet(Networks):
     width_d: int = 512  # channels of the discriminator, paper
     depth_g: int = 5  # residual blocks of the generator, paper
     depth_d: int = 5  # residual blocks of the discriminator, paper
-    def check(self, shape):
+    def check(self, shape):  # of one sample
         if len(shape) != 2: raise ValueError(f"the networks 'text' are for texts, got shape {shape}")
-    def generator(self, shape): return text_generator(self.latent, shape, self.width_g, self.depth_g)
-    def discriminator(self, shape): return text_discriminator(shape, self.width_d, self.depth_d)
+    def generator(self, shape):  # of one sample
+        return text_generator(self.latent, shape, self.width_g, self.depth_g)
+    def discriminator(self, shape):  # of one sample
+        return text_discriminator(shape, self.width_d, self.depth_d)

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from coulomb_gan.field.kernels import Coulomb, EnergyDistance, Gaussian, Laplace, Plummer, positive, sphere_area, squared_distances
+from coulomb_gan.field.kernels import Coulomb, EnergyDistance, Gaussian, Laplace, Plummer, positive, sphere_area
 from coulomb_gan.field.potential import force
 
 KERNELS = [Plummer(1., 1.), Plummer(2.5, .1), Gaussian(.7), Laplace(1.3), Coulomb(2), Coulomb(3), Coulomb(5),
@@ -131,6 +131,19 @@ def test_slope_and_curvature_are_finite_at_the_charge(kernel):
     assert kernel.slope(zero).isfinite().all() and kernel.curvature(zero).isfinite().all()
 
 
+@pytest.mark.parametrize('kernel', [Laplace(), Coulomb(2), Coulomb(3), EnergyDistance()], ids=repr)
+def test_a_cusp_or_a_pole_has_no_slope_at_the_charge(kernel):
+    zero = torch.zeros(1)
+    assert kernel.slope(zero) == kernel.curvature(zero) == 0
+
+
+def test_energy_distance_is_finite_at_the_charge(): assert EnergyDistance().of_r2(torch.zeros(1)) == 0
+
+
+def test_kernel_matrix_has_the_type_of_its_points():
+    assert Plummer()(torch.zeros(2, 3), torch.zeros(1, 3)).dtype == torch.float32
+
+
 @pytest.mark.parametrize('kernel', [k for k in KERNELS if not isinstance(k, Coulomb)], ids=repr)
 def test_gradient_is_finite_at_coincident_points(kernel):
     b = torch.cat([cloud(0, 5, 3), torch.zeros(1, 3), torch.ones(1, 3)])
@@ -170,6 +183,12 @@ def test_width_is_refused(use, value):
     with pytest.raises(ValueError, match='sigma must be a finite number above 0, got'): use(value)
 
 
+@pytest.mark.parametrize('kernel, text', [
+    (Plummer(), 'Plummer(d=1.0, eps=1.0)'), (Gaussian(), 'Gaussian(sigma=1.0)'), (Laplace(), 'Laplace(sigma=1.0)'),
+    (Coulomb(3), 'Coulomb(m=3)'), (EnergyDistance(), 'EnergyDistance()')])
+def test_kernels_name_themselves_and_their_parameters(kernel, text): assert repr(kernel) == text
+
+
 # --- spheres ------------------------------------------------------------------------------------------------------
 
 def test_sphere_area():
@@ -178,11 +197,3 @@ def test_sphere_area():
     # log Gamma is about 400 at the end: 400 * 2^-52 = 1e-13
     for m in range(1, 200):
         np.testing.assert_allclose(sphere_area(m + 2), 2 * math.pi * sphere_area(m) / m, rtol=1e-12)
-
-
-def test_distances_of_a_set_to_itself():
-    x = cloud(0, 20, 7)
-    r2_ij = squared_distances(x, x)
-    # a product of 7 terms of size 3, one rounding each, whichever order BLAS takes
-    assert_close(r2_ij, r2_ij.T, rtol=0, atol=1e-14)
-    assert_close(r2_ij, squared_distances(x, x.clone()), rtol=0, atol=1e-14)

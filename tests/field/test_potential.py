@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from coulomb_gan.field.kernels import Gaussian, Laplace, Plummer, squared_distances
+from coulomb_gan.field.kernels import Gaussian, Laplace, Plummer
 from coulomb_gan.field.potential import energy, force, potential, potentials
 
 # Float64 throughout: squared distances are good to 1e-16 of the largest (about 1e3), the kernels drawn here
@@ -158,21 +158,6 @@ def test_float32_force_agrees_with_float64_loop(m, offset):
     assert_close(got.double(), force_loop(a, x, y, 1., .5), rtol=0, atol=SINGLE * 1 / .5 / .5)
 
 
-def test_squared_distances_of_duplicates_are_zero_and_never_negative():
-    a = 1e3 + cloud(0, 50, 3072, dtype=torch.float32)
-    r2_ij = squared_distances(a, a)
-    assert r2_ij.min() >= 0
-    # float64 products of 3072 terms of size 1 about the common centre: 1e-16 * 3072, times a few
-    assert r2_ij.diagonal().max() < 1e-11
-
-
-@pytest.mark.parametrize('columns', [1, 7, 512])
-def test_squared_distances_do_not_depend_on_columns(columns):
-    a, b = cloud(0, 4, 20), cloud(1, 5, 20)
-    # 20 terms of size 10, one rounding each
-    assert_close(squared_distances(a, b, columns), squared_distances(a, b, 20), rtol=0, atol=1e-12)
-
-
 # --- symmetries ---------------------------------------------------------------------------------------------------
 
 def readings(a, x, y, kernel):
@@ -240,7 +225,7 @@ def test_further_charges_are_charges_where_nothing_is_read(c, strength, read):
 
 @property_test
 @given(clouds(), st.floats(0, 5))
-def test_label_is_linear_in_its_strength(c, strength):
+def test_potentials_are_linear_in_the_self_term(c, strength):
     _, x, y, kernel = c
     dropped, kept, got = (torch.cat(potentials(x, y, kernel, s)) for s in (0., 1., strength))
     close(got, dropped + strength * (kept - dropped), kernel)
@@ -268,7 +253,7 @@ def test_v_statistic_is_never_negative(c):
 
 @property_test
 @given(clouds())
-def test_self_charge_lowers_phi_x_and_lifts_phi_y(c):
+def test_self_term_lowers_phi_x_and_lifts_phi_y(c):
     "Keeping k(c,c) moves phi_x by (mean over the others - k(0)) / n_x, and phi_y the other way"
     _, x, y, kernel = c
     kept, dropped = (potentials(x, y, kernel, self_term) for self_term in (1., 0.))

@@ -1,4 +1,4 @@
-"""The equilibrium diagnose against closed forms, its symmetries, and what it refuses."""
+"""The diagnostics of a run against closed forms, their symmetries, points of every type, and what is refused."""
 import json
 import math
 from dataclasses import asdict, replace
@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from coulomb_gan.metrics.equilibrium import Diagnostics, energy_interval, diagnose, self_term_share
 from coulomb_gan.field.kernels import Gaussian, Plummer
 from coulomb_gan.field.potential import energy, potential, potentials
+from coulomb_gan.metrics.equilibrium import Diagnostics, diagnose, energy_interval, self_term_share
 
 M, SIGMA = 4, 1.5
 
@@ -85,7 +85,7 @@ def test_scale_and_offset_of_d(scale, shift):
     assert scaled.slope == pytest.approx(scale * plain.slope, rel=1e-9)
     assert scaled.r2 == pytest.approx(plain.r2, rel=1e-9)
     same = asdict(replace(scaled, r2=plain.r2, slope=plain.slope))
-    assert same == asdict(plain)                                # nothing else looks at D
+    assert same == asdict(plain)                                # nothing else reads D
 
 
 @pytest.mark.parametrize('D', [lambda a: torch.zeros(len(a)), lambda a: torch.full((len(a), 1), 7.)])
@@ -106,10 +106,10 @@ def test_memory_is_perfect_only_at_its_own_charges():
     assert read(D=memory).r2 < .95 * read().r2
 
 
-def test_d_is_asked_at_fresh_points_only():
-    asked, real = [], cloud(2, 800, M)
-    read(D=lambda a: asked.append(a) or exact(1.)(a), real=real)
-    a_x, a_y = asked
+def test_d_is_evaluated_at_fresh_points_only():
+    seen, real = [], cloud(2, 800, M)
+    read(D=lambda a: seen.append(a) or exact(1.)(a), real=real)
+    a_x, a_y = seen
     made = off(1.)(800)
     assert_close(a_x, made[400:], rtol=0, atol=0)
     rows = {tuple(r) for r in a_y.tolist()}
@@ -119,6 +119,15 @@ def test_d_is_asked_at_fresh_points_only():
     phi = potential(torch.cat([a_x, a_y]), made[:400], charges, Gaussian(SIGMA))
     assert g.max_phi == pytest.approx(phi.abs().max().item(), rel=1e-9)
     assert g.energy == pytest.approx(((phi[400:].mean() - phi[:400].mean()) / 2).item(), rel=1e-9)
+
+
+def test_without_a_discriminator_all_else_is_the_same():
+    real = cloud(2, 800, M)
+    plain = diagnose(off(1.), exact(1.), real, Gaussian(SIGMA), 32)
+    alone = diagnose(off(1.), None, real, Gaussian(SIGMA), 32)
+    assert (alone.r2, alone.slope) == (None, None)
+    assert replace(alone, r2=plain.r2, slope=plain.slope) == plain
+    assert Diagnostics(**json.loads(json.dumps(asdict(alone)))) == alone
 
 
 # --- energy, potential, noise -------------------------------------------------------------------------------------
@@ -147,32 +156,72 @@ def test_noise_falls_with_charges():
     assert many < few / 4                                       # like 1/n: a sixteenth, times luck
 
 
-# --- the label ----------------------------------------------------------------------------------------------------
+# --- the self term ------------------------------------------------------------------------------------------------
 
-def test_label_share_by_loops():
+def test_share_of_the_self_term_by_loops():
     x, y, kernel = cloud(0, 9, 2), cloud(1, 9, 2) + 1, Plummer(1., .5)
-    label, target = [], []
+    own, target = [], []
     for s in (slice(0, 4), slice(4, 8)):                        # two batches of 4, the ninth sample left over
         phi_x, phi_y = potentials(x[s], y[s], kernel)
         for c, sign in ((x[s], -1), (y[s], 1)):
             others = (kernel(c, c).sum(1) - 2.) / 3             # k(0) = 1 / eps
-            label.append(sign * (2. - others) / 4)
+            own.append(sign * (2. - others) / 4)
         target += [phi_x, phi_y]
-    want = torch.cat(label).square().mean() / torch.cat(target).square().mean()
+    want = torch.cat(own).square().mean() / torch.cat(target).square().mean()
     assert self_term_share(x, y, kernel, 4) == pytest.approx(want.item(), rel=1e-9)
 
 
-def test_label_fades_with_the_batch_and_away_from_equilibrium():
+def test_self_term_fades_with_the_batch_and_away_from_equilibrium():
     x, y, kernel = cloud(0, 2048, M), cloud(1, 2048, M), Gaussian(SIGMA)
     near = [self_term_share(x, y, kernel, n) for n in (8, 64, 512)]
     assert 1 > near[0] > near[1] > near[2] > 0
     assert self_term_share(x + 3, y, kernel, 64) < near[1] / 10
 
 
-def test_without_self_charge_only_the_label_differs():
+def test_without_self_term_only_its_share_differs():
     kept, dropped = read(), read(self_term=0.)
     assert dropped.self_term_share == 0 < kept.self_term_share
     assert replace(kept, self_term_share=0.) == dropped
+
+
+# --- every type and size ------------------------------------------------------------------------------------------
+
+def points(seed, n, m, size, dtype): return (size * cloud(seed, n, m)).to(dtype)
+
+
+@pytest.mark.parametrize('size', [1., 1e-25, 1e25])
+def test_the_interval_of_small_and_large_potentials_scales_with_them(size):
+    phi_x, phi_y = cloud(0, 50).float(), cloud(1, 50).float() + 1
+    scaled = energy_interval(phi_x * size, phi_y * size)
+    assert scaled == pytest.approx([v * size for v in energy_interval(phi_x, phi_y)], rel=1e-5, abs=0)
+
+
+@pytest.mark.parametrize('dtype, size, rel', [
+    (torch.float16, 1., .01), (torch.float32, 1., 1e-5), (torch.float32, 1e20, 1e-5)])
+def test_points_of_any_type(dtype, size, rel):
+    real, made = points(0, 200, 3, size, dtype), points(1, 200, 3, size, dtype) + size
+    kernel = Plummer(1., size)
+    def read(convert):
+        return diagnose(lambda n: convert(made)[:n], lambda a: a[:, 0].double() / size, convert(real), kernel, 16)
+    got, want = read(lambda c: c), read(torch.Tensor.double)
+    for name in ('energy', 'r2', 'noise', 'max_phi', 'self_term_share'):
+        assert getattr(got, name) == pytest.approx(getattr(want, name), rel=rel, abs=0)
+    expected = self_term_share(real.double(), made.double(), kernel, 16)
+    assert self_term_share(real, made, kernel, 16) == pytest.approx(expected, rel=rel, abs=0)
+
+
+POINTS = cloud(0, 40, 2)
+FLAT = {
+    'x of self_term_share': lambda b: self_term_share(b, POINTS, Plummer(), 8),
+    'real of diagnose': lambda b: diagnose(lambda n: POINTS[:n], lambda a: a[:, 0], b, Plummer(), 8),
+    'generated of diagnose': lambda b: diagnose(lambda n: b[:n], lambda a: a[:, 0], POINTS, Plummer(), 8)}
+
+@pytest.mark.parametrize('dtype', [torch.int64, torch.int32, torch.uint8, torch.bool])
+@pytest.mark.parametrize('use', FLAT)
+def test_integers_are_refused_by_name_and_type(use, dtype):
+    FLAT[use](POINTS)
+    with pytest.raises(ValueError) as caught: FLAT[use](torch.arange(80).view(40, 2).to(dtype))
+    assert str(caught.value) == f'{use.split()[0]} must hold floats, got {dtype}'
 
 
 # --- what comes in ------------------------------------------------------------------------------------------------
@@ -180,7 +229,7 @@ def test_without_self_charge_only_the_label_differs():
 def test_images_small_sets_and_column_answers():
     images = cloud(0, 81, 1, 3, 3, dtype=torch.float32).clamp(-1, 1)
     g = diagnose(lambda n: cloud(1, n, 1, 3, 3, dtype=torch.float32), lambda a: a.flatten(1).mean(1, keepdim=True),
-              images, Plummer(), 32)
+                 images, Plummer(), 32)
     assert g.n == 40
     assert all(math.isfinite(v) for v in asdict(g).values())
     assert Diagnostics(**json.loads(json.dumps(asdict(g)))) == g

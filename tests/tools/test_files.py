@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from coulomb_gan.files import RunError, caching, changed, check_writable, open_array, read_json, read_lines, write_json, write_whole
 
 DAMAGES = {'empty': lambda b: b'', 'cut': lambda b: b[:len(b) // 2], 'zeros': lambda b: b'\0' * len(b),
-           'one byte short': lambda b: b[:-1]}
+           'cut in the first word': lambda b: b[:5], 'cut in the header': lambda b: b[:100], 'one byte short': lambda b: b[:-1]}
 
 
 @pytest.mark.parametrize('damage', ['empty', 'cut', 'zeros'])
@@ -24,7 +24,7 @@ def test_damaged_json_is_named_with_what_to_do(damage, tmp_path):
 
 
 @pytest.mark.parametrize('contents', ['[1]', '3', 'null', '"text"'])
-def test_json_that_is_no_object_is_damaged(contents, tmp_path):
+def test_json_that_is_not_an_object_is_damaged(contents, tmp_path):
     (tmp_path / 'config.json').write_text(contents)
     with pytest.raises(RunError, match='config.json is damaged'): read_json(tmp_path / 'config.json')
 
@@ -59,9 +59,9 @@ def test_lines_do_not_depend_on_the_locale(tmp_path):
     assert done.stdout == "['\\xe9\\u2028\\u4e2d']\n", done.stderr
 
 
-def test_a_torn_character_at_the_end_is_no_error(tmp_path):
+def test_a_torn_character_at_the_end_is_replaced(tmp_path):
     (tmp_path / 'metrics.jsonl').write_bytes('{"step": 1}\n{"text": "é'.encode()[:-1])
-    assert read_lines(tmp_path / 'metrics.jsonl')[0] == '{"step": 1}'
+    assert read_lines(tmp_path / 'metrics.jsonl') == ['{"step": 1}', '{"text": "\ufffd']
 
 
 def test_a_cache_that_cannot_be_written_costs_a_sentence(tmp_path):
@@ -96,6 +96,33 @@ def test_a_file_where_a_folder_should_be_is_found_before_the_work(tmp_path):
     (tmp_path / 'file').write_text('')
     for place in ('file', 'file/below'):
         with pytest.raises(RunError, match='cannot write .*file'): check_writable(tmp_path / place)
+
+
+@pytest.mark.parametrize('number', [float('nan'), float('inf')])
+def test_json_of_numbers_that_are_not_finite_is_refused_and_the_old_file_stays(number, tmp_path):
+    write_json(tmp_path / 'result.json', dict(energy=1.))
+    with pytest.raises(ValueError): write_json(tmp_path / 'result.json', dict(energy=number))
+    assert read_json(tmp_path / 'result.json') == dict(energy=1.)
+
+
+@pytest.mark.parametrize('rows, fits', [(None, True), (5, True), (4, False), (6, False), (0, False)])
+def test_an_array_has_the_rows_of_its_manifest(rows, fits, tmp_path):
+    np.save(tmp_path / 'labels.npy', np.arange(5))
+    if fits: assert open_array(tmp_path / 'labels.npy', rows).tolist() == [0, 1, 2, 3, 4]
+    else:
+        with pytest.raises(RunError, match=f'expected {rows} rows'): open_array(tmp_path / 'labels.npy', rows)
+
+
+@pytest.mark.parametrize('place', ['folder', 'file/below'])
+def test_a_write_that_cannot_be_is_one_line_and_leaves_no_fragment(place, tmp_path):
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(RunError, match=f'cannot write .*{place}: .*; what was saved before is intact'):
+        write_whole(tmp_path / place, b'')
+    assert sorted(p.name for p in tmp_path.rglob('*')) == ['file', 'folder']
+
+
+def test_equal_records_have_no_differences(): assert changed(dict(a=1), dict(a=1)) == '' == changed({}, {})
 
 
 def test_what_changed_is_said_by_name_whether_added_removed_or_other():

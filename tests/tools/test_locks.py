@@ -32,7 +32,7 @@ def holding(folder, then):
 def elsewhere(folder, beat, since=0.): write_json(folder / 'lock.json', dict(host='other', pid=7, since=since, beat=beat))
 
 
-def test_a_second_process_is_refused_and_told_who_and_since_when(tmp_path):
+def test_a_second_process_is_refused_and_learns_who_holds_it_since_when(tmp_path):
     process = holding(tmp_path, 'sys.stdin.read()')
     who = f'in use by process {process.pid} on {socket.gethostname()}, since 20'
     with pytest.raises(RunError, match=who), locked(tmp_path): pass
@@ -69,7 +69,7 @@ def test_a_clock_that_runs_behind_does_not_free_a_folder(tmp_path):
 
 
 def test_the_holder_gives_signs_of_life(tmp_path, monkeypatch):
-    "At every look the clock says one second more"
+    "Whenever it is read the clock says one second more"
     times = iter(range(10**9))
     monkeypatch.setattr(locks, 'BEAT', .001)
     with locked(tmp_path, clock=lambda: float(next(times))):

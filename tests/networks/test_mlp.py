@@ -1,0 +1,99 @@
+"""Multilayer perceptrons: how many parameters, which layers, and how the weights start."""
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+from coulomb_gan.networks.base import build
+from coulomb_gan.networks.layers import LeCunTanh
+from coulomb_gan.networks.mlp import ACTIVATIONS, MLP, mlp
+
+
+@pytest.fixture(autouse=True)
+def seed(): torch.manual_seed(0)
+
+def count(net): return sum(p.numel() for p in net.parameters())
+def kinds(net): return [type(layer).__name__ for layer in net]
+
+
+@given(*[st.integers(1, 20)]*3, st.integers(1, 5), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_counts(n_in, n_out, width, depth, batch_norm):
+    net = mlp(n_in, n_out, width, depth, batch_norm)
+    hidden = (n_in + 1)*width + (depth - 1)*(width + 1)*width + batch_norm*depth*2*width
+    assert count(net) == hidden + (width + 1)*n_out
+    assert kinds(net) == (['Linear'] + ['BatchNorm1d']*batch_norm + ['ReLU'])*depth + ['Linear']
+
+
+def test_the_network_is_its_formula():
+    net, x = mlp(3, 2, 8, 2, False, nn.ELU).double(), torch.randn(5, 3, dtype=torch.float64)
+    first, _, second, _, last = net
+    out = x
+    for layer in (first, second):
+        out = out @ layer.weight.T + layer.bias
+        out = torch.where(out > 0, out, out.exp() - 1)
+    assert_close(net(x), out @ last.weight.T + last.bias)
+
+
+@pytest.mark.parametrize('depth', [1, 3])
+@pytest.mark.parametrize('batch_norm', [True, False])
+def test_batch_norm_of_the_generator(batch_norm, depth):
+    g, d = build(MLP(latent=4, width_g=8, depth_g=depth, batch_norm_g=batch_norm), (2,))
+    assert sum(isinstance(layer, nn.BatchNorm1d) for layer in g.modules()) == batch_norm*depth
+    z = torch.randn(16, 4)
+    alone = torch.cat([g(part) for part in z.split(8)])
+    assert torch.allclose(g(z), alone) != batch_norm
+    x = torch.randn(16, 2)
+    assert_close(d(x)[:8], d(x[:8]))                                          # D judges each sample alone
+
+
+@pytest.mark.parametrize('name, layer', [('leaky_relu', nn.LeakyReLU), ('elu', nn.ELU)])
+def test_activation_of_the_discriminator(name, layer):
+    d = MLP(activation_d=name, depth_d=3).discriminator((2,))
+    assert [type(a) for a in d[1]][1::2] == [layer]*3
+    if name == 'leaky_relu': assert {a.negative_slope for a in d[1][1::2]} == {.2}
+    assert name in ACTIVATIONS
+
+
+def test_images_end_in_a_tanh_and_points_do_not():
+    images, points = MLP().generator((1, 8, 8)), MLP().generator((2,))
+    assert isinstance(images[-1], LeCunTanh) and not any(isinstance(layer, LeCunTanh) for layer in points.modules())
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(activation_d='relu'), 'activation_d must be one of leaky_relu, elu'), (dict(hinge_spread=-1.), 'hinge_spread must lie in'),
+    (dict(depth_g=0), 'depth_g must lie in'), (dict(batch_norm_g=1), 'batch_norm_g must be of type bool')])
+def test_wrong_options(change, message):
+    with pytest.raises(ValueError, match=message): MLP(**change)
+
+
+# --- how the weights start ----------------------------------------------------------------------------------------
+
+def test_kaiming_initialisation_keeps_the_size_of_a_signal():
+    "Without batch norm and with PyTorch's own start, six layers lose more than nine tenths of it"
+    z = torch.randn(1000, 200)
+    body = MLP(latent=200, width_g=200, depth_g=6, batch_norm_g=False).generator((2,))[0]
+    usual = mlp(200, 2, 200, 6, False)
+    size, lost = (net[:-1](z).square().mean().sqrt().item() for net in (body, usual))
+    assert .5 < size < 2 and lost < .1
+    biases = torch.cat([layer.bias for layer in body if isinstance(layer, nn.Linear)])
+    assert_close(biases.std().item(), .3, rtol=.08, atol=0)                  # of 1,202 numbers, to four standard errors
+
+
+@pytest.mark.parametrize('width', [1., 15., 200.])
+def test_hinges_lie_as_far_out_as_they_should(width):
+    "The distance |b|/|w| is that of a normal number; slopes shrink so that w x is as large at every width"
+    layer, usual = (MLP(width_d=10_000, depth_d=1, hinge_spread=s).discriminator((2,))[1][0] for s in (width, 0.))
+    distance = layer.bias.abs()/layer.weight.norm(dim=1)
+    assert_close(distance.square().mean().sqrt().item(), width, rtol=.03, atol=0)      # 10,000 hinges: 0.7 %
+    assert_close((layer.weight*width).std().item(), 4*usual.weight.std().item(), rtol=.03, atol=0)
+
+
+def test_only_the_first_layer_is_spread():
+    torch.manual_seed(0)
+    spread = MLP(hinge_spread=15.).discriminator((2,))[1]
+    torch.manual_seed(0)
+    usual = MLP().discriminator((2,))[1]
+    for a, b in zip(spread[1:].parameters(), usual[1:].parameters()): assert torch.equal(a, b)
+    assert not torch.equal(spread[0].weight, usual[0].weight)
