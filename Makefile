@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+FOLDERS := $(sort $(dir $(wildcard nbs/*.ipynb nbs/*/*.ipynb)))
 
 .PHONY: report test book lab readme
 
@@ -20,13 +21,14 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 		--NbConvertApp.output_files_dir=nbs/figures --TagRemovePreprocessor.enabled=True \
 		--TagRemovePreprocessor.remove_input_tags=remove_input
 
-book: $(READY)  ## every notebook as a page, _book/index.html first
+book: $(READY)  ## every notebook as a page, in the folders of its chapter, _book/index.html first
 	rm -rf _book
-	$(BIN)/jupyter nbconvert --log-level=WARN --to html --embed-images --no-prompt --output-dir _book \
-		--TagRemovePreprocessor.enabled=True --TagRemovePreprocessor.remove_input_tags=remove_input \
-		--RegexRemovePreprocessor.patterns='^#\| (hide|default_exp)' nbs/*.ipynb nbs/experiments/*.ipynb
-	sed -i -E -e 's#href="(nbs/)?(experiments/)?([0-9a-z_]+)\.ipynb"#href="\3.html"#g' \
-		-e 's#href="reports/#href="../reports/#g' -e 's#src="nbs/figures/#src="../nbs/figures/#g' _book/*.html
+	for folder in $(FOLDERS); do $(BIN)/jupyter nbconvert --log-level=WARN --to html --embed-images --no-prompt \
+		--output-dir _book/$${folder#nbs/} --TagRemovePreprocessor.enabled=True \
+		--TagRemovePreprocessor.remove_input_tags=remove_input \
+		--RegexRemovePreprocessor.patterns='^#\| (hide|default_exp)' $$folder*.ipynb || exit 1; done
+	find _book -name '*.html' -exec sed -i -E 's#href="(nbs/)?([0-9a-z_./]+)\.ipynb#href="\2.html#g' {} +
+	sed -i -E -e 's#href="(reports/|CHANGELOG)#href="../\1#g' -e 's#src="nbs/figures/#src="../nbs/figures/#g' _book/index.html
 	@echo 'open _book/index.html'
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml

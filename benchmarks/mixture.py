@@ -2,97 +2,105 @@
 
     python benchmarks/mixture.py [--batch 128] [--device cpu|cuda] [--seconds 20] [--compile]
 
-One thread on a CPU; on a GPU ours is recorded as a CUDA graph, and stands a second time without. The plain loop: all
-pairwise differences, D once at each side for its own loss and once more for G's, every gradient there is, Adam
-parameter by parameter. Both start from the same weights and see the same samples; the last column is the largest
-difference between their losses over the first hundred steps, relative to the plain one's. Times are of the processor on
-a CPU, so that other work on the machine counts little. With --compile another row has both networks through
-`torch.compile`.
+One thread on a CPU; on a GPU ours is recorded as a CUDA graph, and stands a second time without. The plain loop is that
+of plain.py. Both start from the same weights and see the same samples; the last column is the largest difference
+between their losses over the first hundred steps, relative to the plain one's. Times are of the processor on a CPU, so
+that other work on the machine counts little. With --compile another row has both networks through `torch.compile`.
 """
 import argparse
 import statistics
 import time
-from dataclasses import replace
 from functools import partial
 
 import torch
 
-from coulomb_gan.training.algorithm import State, train_step
-from coulomb_gan.training.cuda_graph import Stepper
-from coulomb_gan.data.datasets import Samples
 from coulomb_gan.data.catalogue import load
+from coulomb_gan.data.datasets import Samples
+from coulomb_gan.tables import table
+from coulomb_gan.training.algorithm import train_step
+from coulomb_gan.training.cuda_graph import GraphedStep
 from coulomb_gan.training.presets import experiment
+from coulomb_gan.training.state import TrainState
+from plain import PlainStep
+
+SHAPE = 2,  # of one sample
+STEPS = 100  # of one timing
 
 
-def plain_step(s, e, y):
-    "Algorithm 1 from P8-P10, as one would write it down."
-    x = s.g(torch.randn(len(y), e.latent, generator=s.gen, device=y.device))
-    with torch.no_grad():
-        def mean_k(a, c): return (((a[:, None] - c[None])**2).sum(-1) + e.eps**2).pow(-e.d / 2).mean(1)
-        phi_x, phi_y = (mean_k(a, y) - mean_k(a, x) for a in (x, y))
-    s.opt_d.zero_grad()
-    loss_d = ((s.d(x.detach()).squeeze(1) - phi_x)**2).mean() + ((s.d(y).squeeze(1) - phi_y)**2).mean()
-    loss_d.backward()
-    held = [p.grad.clone() for p in s.d.parameters()]
-    s.opt_g.zero_grad()
-    loss_g = -s.d(x).mean()
-    loss_g.backward()
-    for p, grad in zip(s.d.parameters(), held): p.grad = grad
-    s.opt_d.step()
-    s.opt_g.step()
-    with torch.no_grad():
-        weight = 1 - min(e.ema, (s.step + 1) / (s.step + 10))
-        for average, p in zip(s.average.parameters(), s.g.parameters()): average.lerp_(p, weight)
-    s.schedule['step'] += 1
-    return loss_d.detach(), loss_g.detach()
+def compiled(t):
+    "A state whose networks go through `torch.compile`."
+    for net in (t.g, t.d): net.compile()
+    return t
 
 
-def state(e, plain=False, compiled=False):
-    s = State(e, (2,))
-    if plain:
-        s.opt_g, s.opt_d = (torch.optim.Adam(net.parameters(), lr, (e.beta1, e.beta2), foreach=False)
-                            for net, lr in ((s.g, e.lr_g), (s.d, e.lr_d)))
-    if compiled:
-        for net in (s.g, s.d): net.compile()
-    return s
+def all_steps(e, with_compiled):
+    "Name -> step."
+    steps = {'plain': PlainStep(e, SHAPE), 'ours': GraphedStep(TrainState(e, SHAPE))}
+    if e.record.device == 'cuda': steps['ours, not recorded'] = partial(train_step, TrainState(e, SHAPE))
+    if with_compiled: steps['ours, compiled'] = GraphedStep(compiled(TrainState(e, SHAPE)))
+    return steps
 
 
-def run(step, e, real, n):
-    "Losses of n steps `(n, 2)`, and seconds a step."
-    draw, losses = torch.Generator(e.device).manual_seed(1), []
-    clock = time.thread_time if e.device == 'cpu' else time.perf_counter
+def run(step, e, real):
+    "Losses of some steps, `(STEPS, 2)`, and seconds a step."
+    device = e.record.device
+    draw = torch.Generator(device).manual_seed(1)
+    clock = time.thread_time if device == 'cpu' else time.perf_counter
+    losses = []
     start = clock()
-    for _ in range(n):
-        index = torch.randint(len(real), (e.batch,), generator=draw, device=e.device)
-        losses.append(torch.stack(step(real[index])))
+    for _ in range(STEPS):
+        rows = torch.randint(len(real), (e.optim.batch,), generator=draw, device=device)
+        losses.append(torch.stack(step(real[rows])))
     losses = torch.stack(losses).cpu()  # waits for a GPU
-    return losses, (clock() - start) / n
+    return losses, (clock() - start) / STEPS
 
 
-def main():
+def time_all(steps, e, real, seconds):
+    "Name -> seconds a step, all in turn, so that a slow minute hits all alike, at least five times."
+    times = {name: [] for name in steps}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times['plain']) < 5:
+        for name, step in steps.items():
+            _, each = run(step, e, real)
+            times[name].append(each)
+    return times
+
+
+def report(times, first):
+    "A line a step, from its times and its first losses."
+    plain = statistics.median(times['plain'])
+    lines = []
+    for name, seconds in times.items():
+        each = statistics.median(seconds)
+        off = (first[name] - first['plain']).abs() / first['plain'].abs()
+        lines.append([name, f'{each * 1e3:.2f}', f'{1 / each:.0f}', f'{plain / each:.2f}', f'{off.max().item():.1e}'])
+    return table(lines, ['step', 'ms', 'steps/s', 'times faster', 'largest difference of losses'])
+
+
+def options():
+    "Those of the command line."
     parser = argparse.ArgumentParser()
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--seconds', type=float, default=20., help='for all timings')
     parser.add_argument('--compile', action='store_true', help='also through torch.compile')
-    o = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    "The preset's networks by Algorithm 1 as released."
+    o = options()
     torch.set_num_threads(1)
-    e = replace(experiment('mixture'), batch=o.batch, device=o.device, eps_end=None, decay='none', weight_decay=0.,
-                lr_g=1e-4, lr_d=1e-4, charges=0, memory=0, objective='coulomb', self_term=1.)
+    e = experiment('mixture', batch=o.batch, device=o.device, eps_end=None, decay='none', weight_decay=0.,
+                   lr_g=1e-4, lr_d=1e-4)
     real = Samples(load('mixture'), o.device)
-    rows = {'plain': partial(plain_step, state(e, plain=True), e), 'ours': Stepper(state(e), e)}
-    if o.device == 'cuda': rows['ours, not recorded'] = partial(train_step, state(e), e)
-    if o.compile: rows['ours, compiled'] = Stepper(state(e, compiled=True), e)
-    first = {name: run(step, e, real, 100)[0] for name, step in rows.items()}
-    times, end = {name: [] for name in rows}, time.perf_counter() + o.seconds
-    while time.perf_counter() < end or len(times['plain']) < 5:  # in turn, so that a slow minute hits all alike
-        for name, step in rows.items(): times[name].append(run(step, e, real, 100)[1])
-    print(f'batch {e.batch}, G {e.depth_g} x {e.width_g}, D {e.depth_d} x {e.width_d}, {e.device}, torch {torch.__version__}')
-    print('| step | ms | steps/s | times faster | largest difference of losses |\n|---|---|---|---|---|')
-    for name, t in times.items():
-        ms, plain = statistics.median(t) * 1e3, statistics.median(times['plain']) * 1e3
-        off = ((first[name] - first['plain']).abs() / first['plain'].abs()).max().item()
-        print(f'| {name} | {ms:.2f} | {1e3 / ms:.0f} | {plain / ms:.2f} | {off:.1e} |')
+    steps = all_steps(e, o.compile)
+    first = {name: run(step, e, real)[0] for name, step in steps.items()}
+    times = time_all(steps, e, real, o.seconds)
+    nets = e.networks
+    print(f'batch {o.batch}, G {nets.depth_g} x {nets.width_g}, D {nets.depth_d} x {nets.width_d}, {o.device}, '
+          f'torch {torch.__version__}')
+    print(report(times, first))
 
 
 if __name__ == '__main__': main()

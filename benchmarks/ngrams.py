@@ -6,7 +6,6 @@
 import math
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,80 +14,99 @@ import numpy as np
 import torch
 
 from coulomb_gan.data.prepare_text import prepare_text
+from coulomb_gan.data.text import Corpus, builtin
 from coulomb_gan.metrics.memorization import copied, nearest_lines
 from coulomb_gan.metrics.ngrams import count_ngrams, jsd
-from coulomb_gan.data.text import Corpus, builtin
-from potentials import in_child
+from measuring import added_memory, in_child, print_head, print_row, processor_seconds
 
 N_LINES, LENGTH, WIDE = 20_000, 32, 2048
+COMPARED = 640  # lines in a divergence
 
 
 def lines(n, size=None):
-    "Halves of real lines put together, one character in 200 replaced at random: as rich in windows as news text."
-    english, gen = builtin(LENGTH), np.random.default_rng(0)
-    source, size = english.train.numpy().astype(np.int16), size or len(english.vocabulary)
+    "Halves of real lines put together, one character in 200 replaced at random: as rich in n-grams as news text."
+    english = builtin(LENGTH)
+    gen = np.random.default_rng(0)
+    source = english.train.numpy().astype(np.int16)
+    if size is None: size = len(english.vocabulary)
     rows = np.empty((n, LENGTH), np.int16)
     for at in range(0, n, 1 << 18):
         block = rows[at:at + (1 << 18)]
         for half in (slice(LENGTH // 2), slice(LENGTH // 2, None)):
-            block[:, half] = source[gen.integers(0, len(source), len(block)), half]
+            chosen = gen.integers(0, len(source), len(block))
+            block[:, half] = source[chosen, half]
         noise = gen.random(block.shape, dtype=np.float32) < .005
         block[noise] = gen.integers(0, size, noise.sum())
     return torch.from_numpy(rows), size
 
 
 def loop(rows, size, n):
-    return Counter(tuple(r[i:i + n]) for r in rows.tolist() for i in range(len(r) - n + 1))
+    "A dictionary of all n-grams."
+    return Counter(tuple(row[i:i + n]) for row in rows.tolist() for i in range(len(row) - n + 1))
 
 
 def loop_jsd(p, q):
-    n_p, n_q, total = sum(p.values()), sum(q.values()), 0.
-    for w in {*p, *q}:
-        p_w, q_w = p[w] / n_p, q[w] / n_q
-        total += sum(s * math.log2(2 * s / (p_w + q_w)) for s in (p_w, q_w) if s) / 2
+    "The divergence of two such dictionaries, bits."
+    n_p = sum(p.values())
+    n_q = sum(q.values())
+    total = 0.
+    for gram in {*p, *q}:
+        p_w = p[gram] / n_p
+        q_w = q[gram] / n_q
+        for share in (p_w, q_w):
+            if share: total += share * math.log2(2 * share / (p_w + q_w)) / 2
     return total
 
 
 FORMS = {'loop': (loop, loop_jsd), 'ours': (count_ngrams, jsd)}
 
 
-def seconds(call, *args):
-    start = time.process_time()
-    return call(*args), time.process_time() - start
-
-
-def added_memory(call):
-    "The most memory, other than mapped files, that a call adds, MB; looked at every 2 ms (Linux)."
-    def now(): return int(Path('/proc/self/status').read_text().split('RssAnon:')[1].split()[0]) / 1024
-    seen, done = [now()], threading.Event()
-    def watch():
-        while not done.wait(.002): seen.append(now())
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    call()
-    done.set()
-    watcher.join()
-    return max(seen) - seen[0]
-
-
 def measure_memory(name, n):
     "Prints the most memory that counting adds, MB."
+    count, _ = FORMS[name]
     rows, size = lines(N_LINES)
-    FORMS[name][0](rows[:100], size, n)  # libraries loaded
-    print(added_memory(lambda: FORMS[name][0](rows, size, n)))
+    count(rows[:100], size, n)  # libraries loaded
+    print(added_memory(lambda: count(rows, size, n)))
+
+
+# --- many lines ---------------------------------------------------------------------------------------------------
+
+def wide_vocabulary(size):
+    "The built-in characters and as many further ones as it takes."
+    english = builtin(LENGTH).vocabulary
+    further = range(0x4e00, 0x4e00 + size - len(english))
+    return *english, *map(chr, further)
+
+
+def write_text(path, rows, size):
+    "A text file of the lines, each a little longer than what will be kept."
+    shown = Corpus(rows, rows, wide_vocabulary(size))
+    with open(path, 'w', encoding='utf-8') as file:
+        for block in rows.split(1 << 16):
+            file.writelines(f'{line} and so on\n' for line in shown.decode(block))
 
 
 def prepared(rows, size):
     "Prints the time and memory from a text file to the array."
-    english = builtin(LENGTH).vocabulary
-    shown = Corpus(rows, rows, (*english, *map(chr, range(0x4e00, 0x4e00 + size - len(english)))))
     with tempfile.TemporaryDirectory() as folder:
-        with open(f'{folder}/text', 'w', encoding='utf-8') as file:
-            for block in rows.split(1 << 16): file.writelines(f'{s} and so on\n' for s in shown.decode(block))
+        text = Path(folder, 'text')
+        out = Path(folder, 'out')
+        write_text(text, rows, size)
         start = time.perf_counter()
-        mb = added_memory(lambda: prepare_text(f'{folder}/text', f'{folder}/out', LENGTH, size, progress=False))
-        size_mb = Path(folder, 'text').stat().st_size / 1e6
-        print(f'prepared in {time.perf_counter() - start:.0f} s from {size_mb:.0f} MB of text; at most {mb:.0f} MB')
+        mb = added_memory(lambda: prepare_text(text, out, LENGTH, size, progress=False))
+        seconds = time.perf_counter() - start
+        print(f'prepared in {seconds:.0f} s from {text.stat().st_size / 1e6:.0f} MB of text; at most {mb:.0f} MB')
+
+
+def count_all(rows, held_out, size):
+    "A row for each n, and the tables of all of them."
+    models = {}
+    for n in range(1, 7):
+        models[n], t_count = processor_seconds(count_ngrams, rows, size, n)
+        own = count_ngrams(held_out, size, n)
+        value, t_query = processor_seconds(jsd, own, models[n])
+        print_row(n, f'{t_count:.1f}', len(models[n].codes), f'{value:.4f}', f'{t_query * 1e3:.1f}')
+    return models
 
 
 def table(n_lines):
@@ -96,36 +114,50 @@ def table(n_lines):
     rows, size = lines(n_lines, WIDE)
     print(f'\n{n_lines} lines of {LENGTH}, {size} characters', flush=True)
     prepared(rows, size)
-    held_out, rows, models = rows[-640:], rows[:-640], {}
-    print('| n | seconds | different windows | JSD of 640 lines | ms |\n|---|---|---|---|---|', flush=True)
-    def build():
-        for n in range(1, 7):
-            models[n], t = seconds(count_ngrams, rows, size, n)
-            value, t_query = seconds(jsd, count_ngrams(held_out, size, n), models[n])
-            print(f'| {n} | {t:.1f} | {len(models[n].codes)} | {value:.4f} | {t_query * 1e3:.1f} |', flush=True)
+    held_out = rows[-COMPARED:]
+    rows = rows[:-COMPARED]
+    print_head('n', 'seconds', 'different n-grams', f'JSD of {COMPARED} lines', 'ms')
     start = time.perf_counter()
-    mb = added_memory(build)
-    print(f'{time.perf_counter() - start:.0f} s in all; at most {mb:.0f} MB besides the lines, the tables included')
-    print(f'copies among 640 lines in {seconds(copied, held_out, rows)[1]:.1f} s; nearest of '
-          f'{min(len(rows), 1_000_000)} lines for 20 in {seconds(nearest_lines, held_out[:20], rows[:1_000_000])[1]:.1f} s')
+    mb = added_memory(lambda: count_all(rows, held_out, size))
+    seconds = time.perf_counter() - start
+    print(f'{seconds:.0f} s in all; at most {mb:.0f} MB besides the lines, the tables included')
+    searched = rows[:1_000_000]
+    _, t_copied = processor_seconds(copied, held_out, rows)
+    _, t_nearest = processor_seconds(nearest_lines, held_out[:20], searched)
+    print(f'copies among {COMPARED} lines in {t_copied:.1f} s; '
+          f'nearest of {len(searched)} lines for 20 in {t_nearest:.1f} s')
+
+
+# --- both forms ---------------------------------------------------------------------------------------------------
+
+def compare(rows, held_out, size, n):
+    "Prints a row: both forms at one n."
+    t_count, t_query, value, mb = {}, {}, {}, {}
+    for name, (count, divergence) in FORMS.items():
+        q, t_count[name] = processor_seconds(count, rows, size, n)
+        p = count(held_out, size, n)
+        value[name], t_query[name] = processor_seconds(divergence, p, q)
+        mb[name], = in_child(__file__, name, n)
+    faster = t_count['loop'] / t_count['ours']
+    faster_query = t_query['loop'] / t_query['ours']
+    off = abs(value['loop'] - value['ours'])
+    print_row(n, f'{t_count["loop"]:.2f}', f'{t_count["ours"]:.3f}', f'{faster:.0f}',
+              f'{t_query["loop"] * 1e3:.1f}', f'{t_query["ours"] * 1e3:.2f}', f'{faster_query:.0f}',
+              f'{mb["loop"]:.0f}', f'{mb["ours"]:.0f}', f'{off:.0e}')
 
 
 def main(n_lines):
-    (rows, size), held_out = lines(N_LINES), builtin(LENGTH).test[:640]
-    print(f'numpy {np.__version__}; {N_LINES} lines of {LENGTH}, {size} characters; 640 lines compared')
-    print('| n | loop s | ours s | ratio | loop ms a JSD | ours ms | ratio | loop MB | ours MB | difference |')
-    print('|---|---|---|---|---|---|---|---|---|---|')
-    for n in (1, 4, 6):
-        build, query, value, mb = {}, {}, {}, {}
-        for name, (count, divergence) in FORMS.items():
-            (q, build[name]), p = seconds(count, rows, size, n), count(held_out, size, n)
-            value[name], query[name] = seconds(divergence, p, q)
-            mb[name], = in_child(__file__, name, n)
-        print(f'| {n} | {build["loop"]:.2f} | {build["ours"]:.3f} | {build["loop"] / build["ours"]:.0f} '
-              f'| {query["loop"] * 1e3:.1f} | {query["ours"] * 1e3:.2f} | {query["loop"] / query["ours"]:.0f} '
-              f'| {mb["loop"]:.0f} | {mb["ours"]:.0f} | {abs(value["loop"] - value["ours"]):.0e} |', flush=True)
+    "The comparison, then many lines if asked."
+    rows, size = lines(N_LINES)
+    held_out = builtin(LENGTH).test[:COMPARED]
+    print(f'numpy {np.__version__}; {N_LINES} lines of {LENGTH}, {size} characters; {COMPARED} lines compared')
+    print_head('n', 'loop s', 'ours s', 'ratio', 'loop ms a JSD', 'ours ms', 'ratio', 'loop MB', 'ours MB',
+               'difference')
+    for n in (1, 4, 6): compare(rows, held_out, size, n)
     if n_lines: table(n_lines)
 
 
 if __name__ == '__main__':
-    measure_memory(sys.argv[1], int(sys.argv[2])) if len(sys.argv) == 3 else main(int([*sys.argv, 0][1]))
+    if len(sys.argv) == 3: measure_memory(sys.argv[1], int(sys.argv[2]))
+    elif len(sys.argv) == 2: main(int(sys.argv[1]))
+    else: main(0)

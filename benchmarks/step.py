@@ -2,82 +2,98 @@
 
     python benchmarks/step.py [--side 32|64] [--batch 128] [--device cpu|cuda] [--seconds 30] [--compile]
 
-The plain step: eager float32, library convolutions, all pairwise differences, D once for its own loss and once more for
-G's, every gradient there is, Adam parameter by parameter. Each row gives milliseconds, how many times faster than the
-plain step, the share of the matrix throughput measured here in that row's precision, and the error of the first losses
-against a float64 plain step. On a GPU the plain step stands twice, since PyTorch lets convolutions round to TF32 unless
-told otherwise, and ours in both orders of memory, recorded as a CUDA graph and not. With --compile both networks also
-go through `torch.compile`. The last line, on a CPU, is the last convolution of D, forward and backward, by the library
-and by patches.
+The plain step is that of plain.py, in float32. Each row gives milliseconds, how many times faster than the plain step,
+the share of the matrix throughput measured here with products rounded as those of the row, and the error of the first
+losses against a float64 plain step. On a GPU the plain step stands twice, since PyTorch lets convolutions round to TF32
+unless told otherwise (so do ours in float32, whose share is therefore of TF32 products), and ours in both orders of
+memory, recorded as a CUDA graph and not. With --compile both networks also go through `torch.compile`. The last line,
+on a CPU, is the last convolution of D, forward and backward, by the library and by patches.
 """
 import argparse
 import statistics
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from coulomb_gan.training.algorithm import State, train_step
-from coulomb_gan.training.cuda_graph import WARM_UP, Stepper
-from coulomb_gan.training.config import Experiment
 from coulomb_gan.networks.layers import PatchConv2d
+from coulomb_gan.tables import table
+from coulomb_gan.training.algorithm import train_step
+from coulomb_gan.training.config import Experiment
+from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
+from coulomb_gan.training.state import TrainState
+from plain import PlainStep
 
 OTHER = {'cpu': 'channels-last', 'cuda': 'contiguous'}  # order of memory that the package does not choose
 FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
-REPEATS = {'cpu': 1, 'cuda': 20}  # steps between two looks at the clock, which wait for a GPU
+REPEATS = {'cpu': 1, 'cuda': 20}  # steps between two readings of the clock, which wait for a GPU
 
 
-def plain_potential(a, x, y, e):
-    "Mean kernel to y minus mean kernel to x, through the difference of every pair, 32 rows at a time."
-    def mean_k(p, c): return ((((p[:, None] - c[None])**2).sum(-1) + e.eps**2)**(-e.d / 2)).mean(1)
-    return torch.cat([mean_k(p, y) - mean_k(p, x) for p in a.split(32)])
+@dataclass
+class Row:
+    "A step, and what is measured of it."
+    step: Callable  # real samples -> losses
+    products: str  # how those of its convolutions are rounded: 'float32', 'TF32' or 'bfloat16'
+    error: float = 0.  # of the first losses, relative
+    seconds: list = field(default_factory=list)  # of a step, one for each reading of the clock
 
 
-def plain_step(s, e, y):
-    x = s.g(torch.randn(len(y), e.latent, generator=s.gen, device=y.device, dtype=torch.float32).to(y.dtype))
-    with torch.no_grad():
-        flat = x.flatten(1), y.flatten(1)
-        phi_x, phi_y = (plain_potential(c, *flat, e) for c in flat)
-    s.opt_d.zero_grad()
-    loss_d = ((s.d(x.detach()).squeeze(1) - phi_x)**2).mean() + ((s.d(y).squeeze(1) - phi_y)**2).mean()
-    loss_d.backward()
-    s.opt_g.zero_grad()
-    held = [p.grad.clone() for p in s.d.parameters()]
-    loss_g = -s.d(x).mean()
-    loss_g.backward()
-    for p, grad in zip(s.d.parameters(), held): p.grad = grad
-    s.opt_d.step()
-    s.opt_g.step()
-    return loss_d.detach(), loss_g.detach()
+# --- the steps ----------------------------------------------------------------------------------------------------
 
-
-def state(e, shape, form=torch.preserve_format, dtype=torch.float32, plain=False, compiled=False):
-    s = State(e, shape)
-    for net in (s.g, s.d):
-        net.to(dtype=dtype, memory_format=form)
-        if compiled: net.compile()
-    if plain:
-        s.opt_g, s.opt_d = (torch.optim.Adam(net.parameters(), lr, (e.beta1, e.beta2), foreach=False)
-                            for net, lr in ((s.g, e.lr_g), (s.d, e.lr_d)))
-        for layer in s.d.modules():
-            if isinstance(layer, PatchConv2d): layer.forward = partial(nn.Conv2d.forward, layer)
-    return s
-
-
-def exactly(step, *given):
-    "The step with convolutions in float32 itself"
+def exactly(step, y):
+    "A step with convolutions in float32 itself."
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False):
-        return step(*given)
+        return step(y)
 
+
+def state(e, shape, form=torch.preserve_format, compiled=False):
+    "The state of a run in an order of memory, its networks compiled if wanted."
+    t = TrainState(e, shape)
+    for net in (t.g, t.d):
+        net.to(memory_format=form)
+        if compiled: net.compile()
+    return t
+
+
+def our_rows(e, shape, products, compiled):
+    "The package's step in one precision."
+    precision, device = e.record.precision, e.record.device
+    other = OTHER[device]
+    rows = {f'ours, {precision}': Row(GraphedStep(state(e, shape)), products)}
+    rows[f'ours, {precision}, {other}'] = Row(GraphedStep(state(e, shape, FORMATS[other])), products)
+    if device == 'cuda':
+        step = partial(train_step, state(e, shape))
+        rows[f'ours, {precision}, not recorded'] = Row(step, products)
+    if compiled:
+        step = GraphedStep(state(e, shape, compiled=True))
+        rows[f'ours, {precision}, compiled'] = Row(step, products)
+    return rows
+
+
+def all_rows(e, shape, compiled):
+    "Name -> row, the plain one first."
+    on_gpu = e.record.device == 'cuda'
+    usual = 'TF32' if on_gpu else 'float32'  # of PyTorch's convolutions in float32
+    rows = {'plain': Row(partial(exactly, PlainStep(e, shape)), 'float32')}
+    if on_gpu: rows['plain, TF32'] = Row(PlainStep(e, shape), 'TF32')
+    for precision, products in (('float32', usual), ('bfloat16', 'bfloat16')):
+        rows |= our_rows(e.changed(precision=precision), shape, products, compiled)
+    return rows
+
+
+# --- what is measured ---------------------------------------------------------------------------------------------
 
 def wait(device):
+    "Until a GPU has done what it was given."
     if device == 'cuda': torch.cuda.synchronize()
 
 
 def timed(call, device, repeats=1):
+    "Seconds of one call."
     wait(device)
     start = time.perf_counter()
     for _ in range(repeats): call()
@@ -85,64 +101,101 @@ def timed(call, device, repeats=1):
     return (time.perf_counter() - start) / repeats
 
 
-def throughput(device, dtype):
+def throughput(device, products):
     "Best of ten square matrix products, operations a second."
     n = 8192 if device == 'cuda' else 2048
+    dtype = torch.bfloat16 if products == 'bfloat16' else torch.float32
     a, b = torch.randn(2, n, n, device=device).to(dtype)
-    return 2 * n**3 / min(timed(lambda: a @ b, device) for _ in range(10))
+    torch.set_float32_matmul_precision('high' if products == 'TF32' else 'highest')
+    seconds = [timed(lambda: a @ b, device) for _ in range(10)]
+    torch.set_float32_matmul_precision('highest')  # PyTorch's default
+    return 2 * n**3 / min(seconds)
+
+
+def operations(e, shape, y):
+    "Floating-point operations in the matrix products and convolutions of a step."
+    t = TrainState(e, shape)
+    with FlopCounterMode(display=False) as counter: train_step(t, y)
+    return counter.get_total_flops()
+
+
+def first_errors(rows, e, shape, y):
+    "The relative error of each row's first losses; on a GPU further steps, so that it is recorded."
+    losses = PlainStep(e, shape, torch.float64)(y.double())
+    exact = torch.stack(losses)
+    for row in rows.values():
+        found = torch.stack(row.step(y)).double()
+        errors = (found - exact).abs() / exact.abs()
+        row.error = errors.max().item()
+        if e.record.device != 'cuda': continue
+        for _ in range(WARM_UP): row.step(y)
+
+
+def time_all(rows, y, device, seconds):
+    "All rows in turn, so that a slow minute hits all alike, at least three times."
+    end = time.perf_counter() + seconds * len(rows)
+    while time.perf_counter() < end or len(rows['plain'].seconds) < 3:
+        for row in rows.values():
+            row.seconds.append(timed(lambda: row.step(y), device, REPEATS[device]))
 
 
 def last_convolution(batch, device):
     "Seconds of D's 4x4 convolution with all gradients: the library's, and as a product over patches."
-    conv = PatchConv2d(512, 1024, 5, 2, 2, bias=False).to(device)
+    conv = PatchConv2d(512, 1024, kernel_size=5, stride=2, padding=2, bias=False).to(device)
     a = torch.randn(batch, 512, 4, 4, device=device, requires_grad=True)
-    def call(forward): torch.autograd.grad(forward(a).sum(), (a, *conv.parameters()))
-    forms = partial(nn.Conv2d.forward, conv), conv
-    return [min(timed(lambda: call(forward), device) for _ in range(5)) for forward in forms]
+    inputs = [a, *conv.parameters()]
+    found = []
+    for form in (partial(nn.Conv2d.forward, conv), conv):
+        repeats = [timed(lambda: torch.autograd.grad(form(a).sum(), inputs), device) for _ in range(5)]
+        found.append(min(repeats))
+    return found
 
 
-def main():
+# --- the tables ---------------------------------------------------------------------------------------------------
+
+def report(rows, flops, best):
+    "A line a row."
+    plain = statistics.median(rows['plain'].seconds)
+    lines = []
+    for name, row in rows.items():
+        seconds = statistics.median(row.seconds)
+        share = flops / seconds / best[row.products]
+        lines.append([name, f'{seconds * 1e3:.2f}', f'{plain / seconds:.2f}', f'{share:.0%} of {row.products}',
+                      f'{row.error:.1e}'])
+    return table(lines, ['step', 'ms', 'times faster', 'of matrix throughput', 'error of first losses'])
+
+
+def options():
+    "Those of the command line."
     parser = argparse.ArgumentParser()
     parser.add_argument('--side', type=int, default=32)
     parser.add_argument('--batch', type=int, default=128)
     parser.add_argument('--device', choices=REPEATS, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--seconds', type=float, default=30., help='for all timings of one row')
     parser.add_argument('--compile', action='store_true', help='also through torch.compile')
-    o = parser.parse_args()
-    shape, gen = (3, o.side, o.side), torch.Generator().manual_seed(0)
-    e = Experiment(networks='dcgan', latent=16 if o.side == 32 else 32, width_g=1024, width_d=128, batch=o.batch,
-                   device=o.device)
-    y = (torch.rand(o.batch, *shape, generator=gen) * 2 - 1).to(o.device)
+    return parser.parse_args()
 
-    plain = partial(state, form=torch.contiguous_format, plain=True)
-    exact = torch.stack(plain_step(plain(e, shape, dtype=torch.float64), e, y.double()))
-    rows = {'plain': partial(exactly, plain_step, plain(e, shape), e)}
-    if o.device == 'cuda': rows['plain, TF32'] = partial(plain_step, plain(e, shape), e)
-    for precision in ('float32', 'bfloat16'):
-        own = replace(e, precision=precision)
-        rows[f'ours, {precision}'] = Stepper(state(own, shape), own)
-        other = OTHER[o.device]
-        rows[f'ours, {precision}, {other}'] = Stepper(state(own, shape, FORMATS[other]), own)
-        if o.device == 'cuda': rows[f'ours, {precision}, not recorded'] = partial(train_step, state(own, shape), own)
-        if o.compile: rows[f'ours, {precision}, compiled'] = Stepper(state(own, shape, compiled=True), own)
-    errors, times, repeats = {}, {name: [] for name in rows}, REPEATS[o.device]
-    for name, step in rows.items():
-        errors[name] = ((torch.stack(step(y)).double() - exact).abs() / exact.abs()).max().item()
-        for _ in range(WARM_UP * (o.device == 'cuda')): step(y)  # records
-    end = time.perf_counter() + o.seconds * len(rows)
-    while time.perf_counter() < end or len(times['plain']) < 3:  # in turn, so that a slow minute hits all alike
-        for name, step in rows.items(): times[name].append(timed(lambda: step(y), o.device, repeats))
 
-    with FlopCounterMode(display=False) as counter: train_step(state(e, shape), e, y)
-    flops = counter.get_total_flops()
-    best = {dtype: throughput(o.device, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    print(f'{o.batch} images of {shape}, {o.device}, {torch.get_num_threads()} threads: {flops / 1e9:.0f} GFLOP a step; '
-          + ', '.join(f'{str(dtype)[6:]} products {v / 1e12:.2f} TFLOP/s' for dtype, v in best.items()))
-    print('\n| step | ms | times faster | of matrix throughput | error of first losses |\n|---|---|---|---|---|')
-    for name, t in times.items():
-        t, dtype = statistics.median(t), torch.bfloat16 if 'bfloat16' in name else torch.float32
-        share = f'{flops / t / best[dtype]:.0%}'
-        print(f"| {name} | {t * 1e3:.2f} | {statistics.median(times['plain']) / t:.2f} | {share} | {errors[name]:.1e} |")
+def main():
+    "All rows on one batch of noise."
+    o = options()
+    shape = 3, o.side, o.side
+    latent = 16 if o.side == 32 else 32
+    e = Experiment().changed(networks='dcgan', latent=latent, batch=o.batch, device=o.device)
+    noise = torch.rand(o.batch, *shape, generator=torch.Generator().manual_seed(0))
+    y = (noise * 2 - 1).to(o.device)
+
+    rows = all_rows(e, shape, o.compile)
+    first_errors(rows, e, shape, y)
+    time_all(rows, y, o.device, o.seconds)
+    flops = operations(e, shape, y)
+    kinds = dict.fromkeys(row.products for row in rows.values())
+    best = {products: throughput(o.device, products) for products in kinds}
+
+    rates = ', '.join(f'{products} products {rate / 1e12:.2f} TFLOP/s' for products, rate in best.items())
+    threads = torch.get_num_threads()
+    print(f'{o.batch} images of {shape}, {o.device}, {threads} threads: {flops / 1e9:.0f} GFLOP a step; {rates}\n')
+    print(report(rows, flops, best))
     if o.device == 'cuda': return  # where both are the library's
     library, patches = last_convolution(o.batch, o.device)
     print(f'\nlast convolution of D: {library * 1e3:.0f} ms, by patches {patches * 1e3:.0f} ms, '

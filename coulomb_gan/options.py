@@ -171,8 +171,9 @@ def rebuilt(
     stored: Mapping,  # its new fields; another `name` asks for another class
     registry: Registry,  # of the classes
 ) -> Any:  # a record of the named class
-    """A registered record from plain data. A record of another class takes over the fields that both have, where
-    they differ from their default."""
+    """A registered record from plain data.
+
+    A record of another class takes over the fields that both have, where they differ from their default."""
     changes = dict(stored)
     cls = registry.find(changes.pop('name', record.name))
     if cls.__name__ == type(record).__name__: return revised(record, changes)

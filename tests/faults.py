@@ -3,6 +3,7 @@
 A process of its own is a fork that does some work (`in_child`), or another interpreter that runs a command (`command`).
 """
 import ctypes
+import inspect
 import itertools
 import multiprocessing
 import os
@@ -11,7 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import tqdm      # here, for children without rights
@@ -22,15 +23,20 @@ FORK = multiprocessing.get_context('fork')      # children start with everything
 
 
 def at_call(owner, name, number, act, after=False):
-    "From now on `act` is done at the call of that number of `owner.name`, before or after it is carried out"
+    """From now on, or inside a `with` block, `act` is done at the call of that number of `owner.name`, before or after
+    the call is carried out; an `act` that has parameters gets the arguments of the call."""
     kept, calls = getattr(owner, name), itertools.count(1)
+    told = act if inspect.signature(act).parameters else lambda *args, **options: act()
     def counted(*args, **options):
         reached = next(calls) == number
-        if reached and not after: act()
+        if reached and not after: told(*args, **options)
         result = kept(*args, **options)
-        if reached and after: act()
+        if reached and after: told(*args, **options)
         return result
     setattr(owner, name, counted)
+    back = ExitStack()
+    back.callback(setattr, owner, name, kept)
+    return back
 
 
 def send(number): os.kill(os.getpid(), number)

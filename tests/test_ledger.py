@@ -13,6 +13,7 @@ NOT_AT_HAND = {'A.2', 'A.3', 'A.4', 'A.6', 'A.7', 'Figure 2', 'Figure 4'}
 
 def ledger():
     source = '\n'.join(c.source for c in load(ROOT/'nbs/00_paper.ipynb').code)
+    source = re.sub(r'\n +', ' ', source)                # an indented line goes on with the one before
     lines = re.findall(r'^(?:P\d|Theorem|Figure|Table|A\.)[^|\n]* \| .*$', source, flags=re.M)
     return [[field.strip() for field in line.split(' | ')] for line in lines]
 

@@ -42,9 +42,9 @@ def cleaned(text):
 
 
 def modules(folder):
-    "Sources by path; the package's own `__init__` is written by hand, all but its version"
+    "Sources by path; the package's own `__init__` and `__main__` are written by hand"
     found = {p.relative_to(folder).as_posix(): p.read_text(encoding='utf-8') for p in sorted(folder.rglob('*.py'))}
-    return {name: text for name, text in found.items() if name != '__init__.py'}
+    return {name: text for name, text in found.items() if name not in ('__init__.py', '__main__.py')}
 
 
 def first_difference(a, b):

@@ -11,6 +11,7 @@ from test_style import NOTEBOOKS, ROOT, load
 
 # Names of version 0.1, which stand where its files are read and where its options are answered with the new ones
 OLD_FIELDS = r'\bself-?( ?)charge'
+OLD_SHARE = r'\blabel share|share of the label|label of the diagonal'
 OLD_HINGES = r'\bfolds\b|\bspread d\b'
 OLD_METHODS = r'\bwide-dropped\b|\bnarrow pair\b'
 READS_OLD = re.compile(r'\d_config|\d_older_runs|\d_presets|test_config|test_older_runs|test_presets')
@@ -26,7 +27,7 @@ WORDS = {
     r'\bforetold\b': ('predicted', 'as foretold'),
     r'\bdearer\b': ('more costly', 'a dearer step'),
     OLD_FIELDS: ('self term', 'without self_charge'),
-    r'\blabel share|share of the label|label of the diagonal': ('self term share, the self term', 'label_share(k, n)'),
+    OLD_SHARE: ('self term share, the self term', 'label_share(k, n)'),
     r'learned by heart': ('memorized', 'Learned by heart?'),
     r'whole or not at all': ('atomically', 'written whole or not at all'),
     r'\bknobs?\b': ('setting, hyperparameter', 'every knob of a run'),
@@ -57,7 +58,7 @@ def found(text, where=''):
     line = re.sub(r'[\s_]+', ' ', text)
     faults = []
     for pattern, (instead, _) in WORDS.items():
-        if pattern in (OLD_FIELDS, OLD_HINGES, OLD_METHODS) and READS_OLD.search(where): continue
+        if pattern in (OLD_FIELDS, OLD_SHARE, OLD_HINGES, OLD_METHODS) and READS_OLD.search(where): continue
         for m in re.finditer(pattern, line, flags=re.I):
             faults.append(f'{where}: ...{line[max(0, m.start() - 30):m.end() + 30]}... say: {instead}')
     return faults

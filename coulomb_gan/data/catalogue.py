@@ -24,21 +24,25 @@ from ..options import choose
 # %% ../../nbs/4_data/11_catalogue.ipynb #7bdf9705
 def _manifest(folder):
     "What a preparation wrote down of itself."
-    return read_json(Path(folder, 'manifest.json'), 'prepare the data again')
+    path = Path(folder, 'manifest.json')
+    return read_json(path, 'prepare the data again')
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #183bf2b2
 def _name(folder, manifest, kind):
     "The name in the catalogue: as prepared, or that of the folder if a set of this kind has it; else empty."
-    name = manifest.get('dataset') or Path(folder).absolute().name
-    known = name in DATASETS and DATASETS[name].kind == kind
-    return name if known else ''
+    folder_name = Path(folder).absolute().name
+    name = manifest.get('dataset') or folder_name
+    entry = DATASETS.get(name)
+    if entry is None or entry.kind != kind: return ''
+    return name
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #e35aa226
 def _images(folder, manifest):
     "The array, if it is one of pictures and as long as its manifest says."
     path = folder / 'images.npy'
     images = open_array(path, manifest.get('count'))
-    if images.dtype != np.uint8 or images.ndim != 4:
+    are_pictures = images.dtype == np.uint8 and images.ndim == 4
+    if not are_pictures:
         raise RunError(f'{path} holds {images.dtype} {images.shape}, expected uint8 (n, c, side, side)')
     return torch.from_numpy(images)
 
@@ -47,7 +51,23 @@ def _labels(folder, n):
     "The classes of all images, or None if the set has none."
     path = folder / 'labels.npy'
     if not path.exists(): return None
-    return torch.from_numpy(open_array(path, n)).long()
+    labels = open_array(path, n)
+    return torch.from_numpy(labels).long()
+
+# %% ../../nbs/4_data/11_catalogue.ipynb #b6026f95
+def _digest(manifest, *parts):
+    "Of the contents: as the manifest has it, else computed."
+    known = manifest.get('digest', '')
+    return known[:16] or content_digest(*parts)
+
+# %% ../../nbs/4_data/11_catalogue.ipynb #286303f2
+def _held_out(folder, manifest, n):
+    "How many of n images are for testing: as the manifest has it, else a tenth."
+    a_tenth = math.ceil(n / 10)
+    held_out = manifest.get('held_out', a_tenth)
+    if 0 <= held_out <= n: return held_out
+    path = folder / 'manifest.json'
+    raise RunError(f'{path} is damaged (it holds out {held_out} of {n} images); prepare the data again')
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #2dddadc3
 def prepared(
@@ -55,17 +75,18 @@ def prepared(
 ) -> Data:
     "The memory-mapped images of a prepared folder, its last rows held out. Raises ValueError, RunError."
     folder = Path(folder)
-    if not (folder / 'manifest.json').exists() or not (folder / 'images.npy').exists():
+    there = [(folder / name).exists() for name in ('manifest.json', 'images.npy')]
+    if not all(there):
         raise ValueError(f'{folder} holds no prepared images; make them with `coulomb-gan prepare`')
     manifest = _manifest(folder)
     images = _images(folder, manifest)
     labels = _labels(folder, len(images))
-    held_out = manifest.get('held_out', math.ceil(len(images) / 10))
-    train, test = images.split([len(images) - held_out, held_out])
-    digest = manifest.get('digest', '')[:16] or content_digest(images)
-    data = Data(train, test, digest=digest, name=_name(folder, manifest, 'images'))
+    n = len(images) - _held_out(folder, manifest, len(images))
+    digest = _digest(manifest, images)
+    name = _name(folder, manifest, 'images')
+    data = Data(train=images[:n], test=images[n:], digest=digest, name=name)
     if labels is None: return data
-    return replace(data, train_labels=labels[:len(train)], test_labels=labels[len(train):])
+    return replace(data, train_labels=labels[:n], test_labels=labels[n:])
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #15a4cc09
 def prepared_text(
@@ -74,8 +95,9 @@ def prepared_text(
     "The memory-mapped lines of a prepared folder, its last rows held out. Raises ValueError, RunError."
     lines = text.corpus(folder)
     manifest = _manifest(folder)
-    digest = manifest.get('digest', '')[:16] or content_digest(lines.train, lines.test)
-    return Data(lines.train, lines.test, corpus=lines, digest=digest, name=_name(folder, manifest, 'text'))
+    digest = _digest(manifest, lines.train, lines.test)
+    name = _name(folder, manifest, 'text')
+    return Data(lines.train, lines.test, corpus=lines, digest=digest, name=name)
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #0ba77f7e
 def sentences() -> Data:
@@ -121,39 +143,48 @@ DATASETS: dict[str, DataSet] = {
     'billion_word': DataSet('text', 'text', published={'jsd': {4: .35, 6: .74}}),
 }
 
+# %% ../../nbs/4_data/11_catalogue.ipynb #9faa79d7
+def _is_built_in(name):
+    "Whether a name is that of a data set that needs no preparation."
+    entry = DATASETS.get(name)
+    return entry is not None and entry.load is not None
+
 # %% ../../nbs/4_data/11_catalogue.ipynb #cd168863
 def load(
     name: str,  # a data set that is built in, or the folder of prepared images or text
 ) -> Data:
     "The data set of a name. Raises ValueError if it is none and no prepared folder either."
-    entry = DATASETS.get(name)
-    if entry is not None and entry.load is not None: return replace(entry.load(), name=name)
-    if Path(name, 'lines.npy').exists(): return prepared_text(name)
-    return prepared(name)
+    if _is_built_in(name):
+        data = DATASETS[name].load()
+        return replace(data, name=name)
+    lines = Path(name, 'lines.npy')
+    return prepared_text(name) if lines.exists() else prepared(name)
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #cdee3f57
 def is_there(
     place: str,  # a data set that is built in, or a folder
 ) -> bool:
     "Whether data can be loaded from a place."
-    entry = DATASETS.get(place)
-    if entry is not None and entry.load is not None: return True
-    return Path(place, 'manifest.json').exists()
+    if _is_built_in(place): return True
+    manifest = Path(place, 'manifest.json')
+    return manifest.exists()
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #2b841ba1
 def published(
     data: Data,  # with its name in the catalogue
 ) -> Mapping:  # name of a number -> its value
     "What the paper reports for a data set; empty where it does not, and for data without a name."
-    return DATASETS[data.name].published if data.name in DATASETS else {}
+    entry = DATASETS.get(data.name)
+    return {} if entry is None else entry.published
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #2dcfd5fc
 def recipe(
     name: str,  # a data set of images that is prepared
 ) -> Recipe:
     "How a data set is prepared. Raises ValueError that suggests another name."
-    prepared_sets = [key for key, entry in DATASETS.items() if entry.recipe]
-    return DATASETS[choose(name, prepared_sets, 'data set')].recipe
+    recipes = {key: entry.recipe for key, entry in DATASETS.items() if entry.recipe}
+    known = choose(name, recipes, 'data set')
+    return recipes[known]
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #9b6b393c
 def wanted(
@@ -172,7 +203,8 @@ def download(
     known = recipe(name).torchvision
     if known is None: raise ValueError(f'torchvision has no download for {name}; {wanted(name)}')
     fetcher, place = known
-    try: getattr(datasets, fetcher)(folder, download=True)
+    fetch = getattr(datasets, fetcher)
+    try: fetch(folder, download=True)
     except (OSError, RuntimeError, ImportError) as e:
         reason = str(e).strip() or type(e).__name__
         raise RunError(f'the download failed ({reason}); {wanted(name)}') from e

@@ -8,7 +8,8 @@ __all__ = ['to_float', 'to_uint8', 'Modes', 'Data', 'content_digest', 'identity'
 # %% ../../nbs/4_data/01_datasets.ipynb #80e8aa42
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,18 @@ def to_float(
     images: Tensor,  # uint8, any shape; floats pass unchanged
 ) -> Tensor:  # float32 in [-1, 1]
     "Pixels to the range the field sees; points, already floats, are left alone."
-    return images.float() / 127.5 - 1 if images.dtype == torch.uint8 else images
+    if images.dtype != torch.uint8: return images
+    scaled = images.float() / 127.5
+    return scaled - 1
 
 # %% ../../nbs/4_data/01_datasets.ipynb #add9b313
 def to_uint8(
     images: Tensor,  # floats, [-1, 1] and beyond
 ) -> Tensor:  # uint8, rounded and clipped
     "The way back: clip to [-1, 1], then round."
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    clipped = images.clamp(-1, 1)
+    levels = (clipped + 1) * 127.5
+    return levels.round().to(torch.uint8)
 
 # %% ../../nbs/4_data/01_datasets.ipynb #87d76941
 @dataclass(frozen=True)
@@ -58,12 +63,16 @@ class Data:
     def shape(self):
         "Of one sample as the field sees it."
         stored = tuple(self.train.shape[1:])
-        return (*stored, len(self.corpus.vocabulary)) if self.corpus else stored
+        if not self.corpus: return stored
+        width = len(self.corpus.vocabulary)
+        return (*stored, width)
     def floats(self,
         rows: Tensor,  # samples as stored, on any device
     ) -> Tensor:  # float32 `(n, *shape)`, there
         "Stored samples as the field sees them: images in [-1, 1], points, or one-hot characters."
-        return text.one_hot(rows, len(self.corpus.vocabulary)) if self.corpus else to_float(rows)
+        if not self.corpus: return to_float(rows)
+        width = len(self.corpus.vocabulary)
+        return text.one_hot(rows, width)
 
 # %% ../../nbs/4_data/01_datasets.ipynb #71eb20d9
 def content_digest(
@@ -75,7 +84,8 @@ def content_digest(
         if isinstance(part, str):
             total.update(part.encode('utf-8', 'surrogatepass'))
             continue
-        total.update(f'{tuple(part.shape)} {part.dtype}'.encode())
+        shape = tuple(part.shape)
+        total.update(f'{shape} {part.dtype}'.encode())
         for block in part.split(10_000): total.update(block.contiguous().numpy())
     return total.hexdigest()[:16]
 
@@ -85,8 +95,17 @@ def identity(
 ) -> dict:  # plain data
     "What a run remembers of its data: the digest, and in words what a reader would compare."
     known = dict(digest=data.digest, shape=list(data.shape), train=len(data.train), held_out=len(data.test))
-    if data.corpus: known['vocabulary'] = content_digest(''.join(data.corpus.vocabulary))
+    if data.corpus:
+        letters = ''.join(data.corpus.vocabulary)
+        known['vocabulary'] = content_digest(letters)
     return known
+
+# %% ../../nbs/4_data/01_datasets.ipynb #4b7fe3fa
+def _drawn_apart(n, held_out):
+    "Numbers of the samples to train on and of those held out, drawn once and for all."
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    test, train = order.split([held_out, n - held_out])
+    return train, test
 
 # %% ../../nbs/4_data/01_datasets.ipynb #ed948975
 def digits() -> Data:
@@ -94,61 +113,86 @@ def digits() -> Data:
     from sklearn.datasets import load_digits
     raw = load_digits()
     levels = np.rint(raw.images * 255 / 16)
-    images = torch.from_numpy(levels.astype(np.uint8))[:, None]
+    pixels = levels.astype(np.uint8)
+    images = torch.from_numpy(pixels)[:, None]
     labels = torch.from_numpy(raw.target).long()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    test, train = order.split([450, len(order) - 450])
-    return Data(train=images[train], test=images[test], train_labels=labels[train], test_labels=labels[test],
-                digest=content_digest(images, labels), name='digits')
+    train, test = _drawn_apart(len(images), held_out=450)
+    digest = content_digest(images, labels)
+    data = Data(train=images[train], test=images[test], digest=digest, name='digits')
+    return replace(data, train_labels=labels[train], test_labels=labels[test])
 
 # %% ../../nbs/4_data/01_datasets.ipynb #62c07a07
 def _check_floats(samples):
     "Raises ValueError unless floats are points, or images on the scale of the field."
-    if not samples.isfinite().all(): raise ValueError('the samples hold NaN or infinity, expected finite numbers')
+    finite = samples.isfinite().all()
+    if not finite: raise ValueError('the samples hold NaN or infinity, expected finite numbers')
     if samples.ndim < 4: return
     low, high = samples.aminmax()
-    if low < -1 or high > 1 or low >= 0:
-        raise ValueError(f'images of floats must span [-1, 1], got [{low:.3g}, {high:.3g}]; give uint8 or rescale them')
+    if -1 <= low < 0 and high <= 1: return
+    raise ValueError(f'images of floats must span [-1, 1], got [{low:.3g}, {high:.3g}]; '
+                     'give uint8 or rescale them')
 
 # %% ../../nbs/4_data/01_datasets.ipynb #fc8e91c2
 def _stored(samples):
     "Samples as they are kept: images as bytes, points as float32. Raises ValueError for others."
     if samples.ndim not in (2, 4):
         raise ValueError(f'got samples {tuple(samples.shape)}, expected images (n, c, h, w) or points (n, m)')
-    if samples.dtype == torch.uint8 and samples.ndim == 4: return samples
+    if len(samples) < 2: raise ValueError(f'got {len(samples)} samples, expected 2 or more')
+    is_images = samples.ndim == 4
+    if samples.dtype == torch.uint8 and is_images: return samples
     if not samples.is_floating_point():
         raise ValueError(f'got samples of {samples.dtype}, expected uint8 images, or floats')
     _check_floats(samples)
-    return to_uint8(samples) if samples.ndim == 4 else samples.float()
+    return to_uint8(samples) if is_images else samples.float()
+
+# %% ../../nbs/4_data/01_datasets.ipynb #dd9bf5cd
+def _pixels(picture):
+    "A picture as a tensor, channels first; tensors have them first already, a grey one has none."
+    is_tensor = isinstance(picture, Tensor)
+    pixels = picture if is_tensor else torch.from_numpy(np.array(picture))
+    if pixels.ndim == 2: return pixels[None]
+    if is_tensor or pixels.ndim != 3: return pixels
+    return pixels.permute(2, 0, 1)
+
+# %% ../../nbs/4_data/01_datasets.ipynb #f8ccc97e
+def _classes(labels):
+    "Classes as a tensor, or None where they are not one whole number each."
+    try: return torch.tensor([index(label) for label in labels])
+    except TypeError: return None
 
 # %% ../../nbs/4_data/01_datasets.ipynb #4f22ba48
 def _items(dataset):
-    "Pictures and classes of a torchvision data set."
+    "Pictures of a torchvision data set, and their classes. Raises ValueError for what is none."
+    if not hasattr(dataset, '__getitem__'):
+        kind = type(dataset).__name__
+        raise ValueError(f'got {kind}, expected a tensor, an array, or a data set of pictures and classes')
     images, labels = [], []
-    for picture, label in dataset:
-        pixels = torch.as_tensor(np.asarray(picture))
-        if pixels.ndim == 2: pixels = pixels[..., None]
-        channels_last = not isinstance(picture, Tensor)
-        images.append(pixels.permute(2, 0, 1) if channels_last else pixels)
-        labels.append(int(label))
-    return torch.stack(images), torch.tensor(labels)
+    for i in range(len(dataset)):
+        item = dataset[i]
+        if not isinstance(item, tuple) or len(item) != 2:
+            raise ValueError(f'got an item of type {type(item).__name__}, expected a pair (picture, class)')
+        picture, label = item
+        images.append(_pixels(picture))
+        labels.append(label)
+    shapes = sorted({tuple(pixels.shape) for pixels in images})
+    if len(shapes) != 1: raise ValueError(f'got pictures of {len(shapes)} shapes {shapes[:2]}, expected one')
+    return torch.stack(images), _classes(labels)
 
 # %% ../../nbs/4_data/01_datasets.ipynb #f8031767
 def from_memory(
     samples: Any,  # a `Data`; tensor or array `(n, c, h, w)` or `(n, m)`; or items of picture and class
 ) -> Data:
-    "A data set of samples in memory, a tenth held out. Raises ValueError for what is no data set."
+    "A data set of samples in memory, a tenth held out. Raises ValueError for anything else."
     if isinstance(samples, Data): return samples
     labels = None
     if not isinstance(samples, (Tensor, np.ndarray)): samples, labels = _items(samples)
-    stored = _stored(torch.as_tensor(samples))
-    if len(stored) < 2: raise ValueError(f'got {len(stored)} samples, expected 2 or more')
-    order = torch.randperm(len(stored), generator=torch.Generator().manual_seed(0))
-    held_out = math.ceil(len(stored) / 10)
-    test, train = order.split([held_out, len(order) - held_out])
-    digest = content_digest(stored)
-    if labels is None: return Data(stored[train], stored[test], digest=digest)
-    return Data(train=stored[train], test=stored[test], train_labels=labels[train], test_labels=labels[test], digest=digest)
+    samples = torch.as_tensor(samples).detach().cpu()
+    stored = _stored(samples)
+    n = len(stored)
+    train, test = _drawn_apart(n, held_out=math.ceil(n / 10))
+    data = Data(train=stored[train], test=stored[test], digest=content_digest(stored))
+    if labels is None: return data
+    return replace(data, train_labels=labels[train], test_labels=labels[test])
 
 # %% ../../nbs/4_data/01_datasets.ipynb #93ff3948
 def fits(
@@ -156,7 +200,8 @@ def fits(
     device: str,  # torch device
 ) -> bool:
     "Whether samples may live on a device: on a GPU if they take less than half of its free memory."
-    if torch.device(device).type != 'cuda': return True
+    kind = torch.device(device).type
+    if kind != 'cuda': return True
     free, _ = torch.cuda.mem_get_info(device)
     return stored.nbytes < free / 2
 
@@ -174,7 +219,11 @@ class Samples:
     def __len__(self): return len(self.stored)
     def __getitem__(self, index):
         "Rows as floats on the device."
-        if self.resident: return self.data.floats(self.stored[index])
-        rows = self.stored[index.cpu()]
+        if not self.resident: index = index.cpu()
+        rows = self.stored[index]
+        if not self.resident: rows = self._sent(rows)
+        return self.data.floats(rows)
+    def _sent(self, rows):
+        "Rows as stored, on the device."
         if self.device.type == 'cuda': rows = rows.pin_memory()
-        return self.data.floats(rows.to(self.device, non_blocking=True))
+        return rows.to(self.device, non_blocking=True)

@@ -51,8 +51,8 @@ def __call__(self: Kernel,
     "The value at every pair. Raises ValueError as `widened` and `narrowed` do."
     if finite is None: finite = not a.is_cuda
     p, q = widened(self.of_r2, finite, a=a, b=b)
-    r2_ij = squared_distances(p, q, finite=False)
-    k_ij = self.of_r2(r2_ij.to(p.dtype))
+    r2_ij = squared_distances(p, q, finite=False).to(p.dtype)
+    k_ij = self.of_r2(r2_ij)
     return narrowed(k_ij, a.dtype, finite)
 
 # %% ../../nbs/1_field/01_kernels.ipynb #bbcb4e03
@@ -77,11 +77,12 @@ class Plummer(Kernel):
     def __post_init__(self): positive(d=self.d, eps=self.eps)
     def of_r2(self, r2):
         u = r2 + self.eps**2
-        return u ** (-self.d / 2)
+        power = -self.d / 2
+        return u ** power
     def slope(self, r2):
-        f = self.of_r2(r2)
-        u = r2 + self.eps**2
-        return -self.d / 2 * f / u
+        weight = -self.d / 2
+        slope = weight * self.of_r2(r2)
+        return slope / (r2 + self.eps**2)
     def curvature(self, r2):
         f = self.of_r2(r2)
         u = r2 + self.eps**2
@@ -95,8 +96,8 @@ class Gaussian(Kernel):
     sigma: float = 1.  # width, data units
     def __post_init__(self): positive(sigma=self.sigma)
     def of_r2(self, r2):
-        twice = 2 * self.sigma**2
-        return (-r2 / twice).exp()
+        exponent = -r2 / (2 * self.sigma**2)
+        return exponent.exp()
     def slope(self, r2):
         f = self.of_r2(r2)
         return -f / (2 * self.sigma**2)
@@ -116,12 +117,11 @@ class Laplace(Kernel):
     sigma: float = 1.  # decay length, data units
     def __post_init__(self): positive(sigma=self.sigma)
     def of_r2(self, r2):
-        r = r2.sqrt()
-        return (-r / self.sigma).exp()
+        exponent = -r2.sqrt() / self.sigma
+        return exponent.exp()
     def slope(self, r2):
         f = self.of_r2(r2)
-        r = r2.sqrt()
-        slope = -f / (2 * self.sigma * r)
+        slope = -f / (2 * self.sigma * r2.sqrt())
         return _off_zero(r2, slope)
     def curvature(self, r2):
         f = self.of_r2(r2)
@@ -179,7 +179,8 @@ def _integral(nu, z, log_scale):
     n = 100 + int(30 * nu**.5)
     peak = (nu / z).asinh()
     size = (z**2 + nu**2).sqrt()
-    end = peak + (1 + 40 / size).acosh()
+    beyond = (1 + 40 / size).acosh()
+    end = peak + beyond
     total = torch.zeros_like(z)
     for i in range(n + 1):
         s = end * (i / n)

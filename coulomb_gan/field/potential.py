@@ -31,6 +31,12 @@ def check_points(
             raise ValueError(f'{name} holds NaN or infinite values')
 
 # %% ../../nbs/1_field/02_potential.ipynb #f289aea8
+def _tile(f, p, q):
+    "f of the squared distances between two blocks of points, in the type of the points."
+    r2_ij = squared_distances(p, q, finite=False).to(p.dtype)
+    return f(r2_ij)
+
+# %% ../../nbs/1_field/02_potential.ipynb #f1e1d006
 def kernel_sums(
     a: Tensor,  # points, `(n_a, m)`
     b: Tensor,  # charges, `(n_b, m)`
@@ -43,8 +49,7 @@ def kernel_sums(
     for p in a.split(block):
         total = 0.
         for q in b.split(block):
-            r2_ij = squared_distances(p, q, finite=False)
-            k_ij = kernel.of_r2(r2_ij.to(a.dtype))
+            k_ij = _tile(kernel.of_r2, p, q)
             total = total + k_ij.sum(1, dtype=torch.float64)
         sums.append(total)
     return torch.cat(sums)
@@ -71,9 +76,7 @@ def _pull(a, b, kernel, block):
     for p in a.split(block):
         total = torch.zeros_like(p, dtype=torch.float64)
         for q in b.split(block):
-            r2_ij = squared_distances(p, q, finite=False)
-            slope_ij = kernel.slope(r2_ij.to(a.dtype))
-            w_ij = 2 * slope_ij.double()
+            w_ij = 2 * _tile(kernel.slope, p, q).double()
             total += (p - centre) * w_ij.sum(1, keepdim=True)
             total -= w_ij @ (q - centre)  # (n_a,n_b) @ (n_b,m) -> (n_a,m)
         rows.append(total / len(b))
@@ -115,8 +118,7 @@ def _sums_over_others(c, rows, n_x, kernel, block):
     sums = []
     for i in rows.split(block):
         points = c if len(i) == len(c) else c[i]
-        r2_ij = squared_distances(points, c, finite=False)
-        k_ij = kernel.of_r2(r2_ij.to(c.dtype))
+        k_ij = _tile(kernel.of_r2, points, c)
         k_ij.scatter_(1, i[:, None], 0.)
         over_x = k_ij[:, :n_x].sum(1)
         over_y = k_ij[:, n_x:].sum(1)

@@ -31,7 +31,9 @@ def couples_samples(
     net: nn.Module,  # a discriminator
 ) -> bool:
     "Whether batch norm makes the output at one sample depend on the others."
-    return any(isinstance(layer, _BatchNorm) for layer in net.modules())
+    for layer in net.modules():
+        if isinstance(layer, _BatchNorm): return True
+    return False
 
 # %% ../../nbs/2_objectives/01_base.ipynb #37f9c794
 def _output(net, a):
@@ -41,6 +43,15 @@ def _output(net, a):
     if out.shape[1:] == (1,): out = out.squeeze(1)
     return out
 
+# %% ../../nbs/2_objectives/01_base.ipynb #e24ad15a
+def _outputs(net, sets, separate):
+    "D at several sets of points: a pass for each, or one for all."
+    if separate or len(sets) < 2: return [_output(net, a) for a in sets]
+    points = torch.cat(sets)
+    together = _output(net, points)
+    sizes = [len(a) for a in sets]
+    return together.split(sizes)
+
 # %% ../../nbs/2_objectives/01_base.ipynb #b6d31f43
 class Passes:
     "D at sets of points, each evaluated once as long as its weights stay."
@@ -49,26 +60,29 @@ class Passes:
         separate: bool = False,  # one pass for each set, as batch norm needs
         precision: str = 'float32',  # of the products inside: 'float32' or 'bfloat16'
     ):
-        self.net, self.separate, self.precision = net, separate, precision
-        self.seen: list = []
+        self.net = net
+        self.separate = separate
+        self.precision = precision
+        self.seen: list = []  # pairs of points and what D returned there
     def __call__(self,
         *sets: Tensor,  # points, each `(n, *shape)`
     ):  # D there, float32 `(n,)` or what its head gives: one tensor, or a tuple for several sets
         "Evaluates what has not been evaluated yet."
         new = [a for a in sets if self._found(a) is None]
-        if new: self.seen += zip(new, self._forward(new))
+        if new:
+            outputs = self._forward(new)
+            self.seen += zip(new, outputs)
         found = tuple(self._found(a) for a in sets)
         return found if len(sets) > 1 else found[0]
     def _found(self, a):
+        "What D returned at this very tensor; None if it was not there yet."
         for points, out in self.seen:
             if points is a: return out
     def _forward(self, sets):
-        if self.precision == 'float32': return self._outputs(sets)
-        with torch.autocast(sets[0].device.type, torch.bfloat16): return self._outputs(sets)
-    def _outputs(self, sets):
-        if self.separate or len(sets) < 2: return [_output(self.net, a) for a in sets]
-        together = _output(self.net, torch.cat(sets))
-        return together.split([len(a) for a in sets])
+        "Outputs at new sets, in the precision asked for."
+        if self.precision == 'float32': return _outputs(self.net, sets, self.separate)
+        device = sets[0].device.type
+        with torch.autocast(device, torch.bfloat16): return _outputs(self.net, sets, self.separate)
 
 # %% ../../nbs/2_objectives/01_base.ipynb #7aa5cfed
 OBJECTIVES = Registry('objective', renamed={'direct': 'exact-force'})

@@ -32,11 +32,13 @@ class Charges(Objective):
         b: Batch,  # gives the softening of this step
     ) -> Plummer:
         "The kernel of this step."
-        return Plummer(self.d, b.scheduled.get('eps', self.eps))
+        eps = b.scheduled.get('eps', self.eps)
+        return Plummer(self.d, eps)
     def n_real(self, batch): return batch + self.charges
     def scheduled(self, t):
         if self.eps_end is None: return {'eps': self.eps}
-        return {'eps': self.eps * (self.eps_end / self.eps)**t}
+        ratio = self.eps_end / self.eps
+        return {'eps': self.eps * ratio**t}
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #99e09fdb
 @patch
@@ -49,7 +51,8 @@ def start(self: Charges, shape, device):
 @patch
 def settled(self: Charges, carried):
     "Whether the replay buffer is full."
-    return not self.replay or len(carried['replay']) == self.replay
+    if not self.replay: return True
+    return len(carried['replay']) == self.replay
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #c2196527
 @patch
@@ -58,9 +61,9 @@ def finish(self: Charges, d, b):
     "Puts the generated samples of this step into the replay buffer."
     if not self.replay: return
     before = b.carried['replay']
-    kept = torch.cat([before, b.x])[-self.replay:]
-    if self.settled(b.carried): before.copy_(kept)
-    else: b.carried['replay'] = kept.clone()
+    newest = torch.cat([before, b.x])[-self.replay:]
+    if self.settled(b.carried): before.copy_(newest)
+    else: b.carried['replay'] = newest.clone()
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #bc758c77
 @OBJECTIVES.add('coulomb')
@@ -89,17 +92,22 @@ def _beside(c, width, gen):
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #320ffee6
 def _further(b):
     "Charges beside the minibatch, flat: generated ones from the replay buffer, and real ones."
-    more_x = b.carried.get('replay', b.x[:0])
-    more_y = b.y[len(b.x):]
-    return more_x.detach().flatten(1), more_y.flatten(1)
+    n = len(b.x)
+    none = b.x[:0]
+    more_x = b.carried.get('replay', none)
+    more_x = more_x.detach()
+    more_y = b.y[n:]
+    return more_x.flatten(1), more_y.flatten(1)
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #bffe09a1
 def _mean_with_own(k_ij, strength):
     "Row means over the charges; the diagonal is each point's own, and counts with the stated strength."
     n = k_ij.shape[1]
     own = k_ij.diagonal()
-    others = (k_ij.sum(1) - own) / (n - 1)
-    return others + strength * (own - others) / n
+    sum_of_others = k_ij.sum(1) - own
+    others = sum_of_others / (n - 1)
+    difference = own - others
+    return others + strength * difference / n
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #7e4be066
 def _potentials_beside(a_x, a_y, all_x, all_y, kernel, self_term):
@@ -118,15 +126,17 @@ def targets(self: Coulomb,
     b: Batch,  # samples of this update
 ) -> tuple[Tensor, ...]:  # points `a_x, a_y` shaped like x and the minibatch; potentials `phi_x, phi_y (n,)`
     "Where D is evaluated and what it should return (P8)."
-    y = b.y[:len(b.x)]
-    flat_x = b.x.detach().flatten(1)
+    x = b.x.detach()
+    y = b.y[:len(x)]
+    flat_x = x.flatten(1)
     flat_y = y.flatten(1)
     more_x, more_y = _further(b)
     kernel = self.kernel(b)
     if not self.smoothing:
         further = dict(more_x=more_x, more_y=more_y)
-        return b.x, y, *potentials(flat_x, flat_y, kernel, self.self_term, finite=False, **further)
-    a_x = _beside(b.x.detach(), self.smoothing, b.gen)
+        phi = potentials(flat_x, flat_y, kernel, self.self_term, finite=False, **further)
+        return b.x, y, *phi
+    a_x = _beside(x, self.smoothing, b.gen)
     a_y = _beside(y, self.smoothing, b.gen)
     all_x = torch.cat([flat_x, more_x])
     all_y = torch.cat([flat_y, more_y])
@@ -142,9 +152,11 @@ class ExactForce(Charges):
     simultaneous = True
     def loss_g(self, d, b):
         x = b.x.flatten(1)
-        aim = x.detach() + self.pull(b)
-        way = (x - aim).square().sum(1)
-        return way.mean() / 2
+        pull = self.pull(b)
+        aim = x.detach() + pull
+        way = x - aim
+        squared = way.square().sum(1)
+        return squared.mean() / 2
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #2f8b81f6
 @patch
@@ -154,7 +166,10 @@ def pull(self: ExactForce,
     "The force of all charges, each sample's own left out; half its mean square is L_G."
     x = b.x.detach().flatten(1)
     more_x, _ = _further(b)
+    y = b.y.flatten(1)
     charges = torch.cat([x, more_x])
-    weight_x = (len(charges) - self.self_term) / (len(charges) - 1)
-    block = 256 if x.device.type == 'cpu' else 4096  # tiles that stay in a processor's cache
-    return force(x, charges, b.y.flatten(1), self.kernel(b), block, weight_x, finite=False)
+    n = len(charges)
+    weight_x = (n - self.self_term) / (n - 1)
+    on_cpu = x.device.type == 'cpu'
+    block = 256 if on_cpu else 4096  # tiles that stay in a processor's cache
+    return force(x, charges, y, self.kernel(b), block=block, weight_x=weight_x, finite=False)

@@ -17,7 +17,8 @@ class SeparatePasses:
     "D at sets of points, a new pass for each."
     def __init__(self,
         net: nn.Module,  # D
-    ): self.net = net
+    ):
+        self.net = net
     def __call__(self,
         *sets: Tensor,  # points, each `(n, *shape)`
     ):  # D there: one tensor, or a tuple for several sets
@@ -25,8 +26,10 @@ class SeparatePasses:
         outputs = tuple(self._one(a) for a in sets)
         return outputs if len(sets) > 1 else outputs[0]
     def _one(self, a):
+        "D at one set; one number a sample is `(n,)`."
         out = self.net(a)
-        return out.squeeze(1) if out.shape[1:] == (1,) else out
+        if out.shape[1:] == (1,): return out.squeeze(1)
+        return out
 
 # %% ../../nbs/2_objectives/02_reference.ipynb #3a8cb947
 class Player:
@@ -34,19 +37,23 @@ class Player:
     def __init__(self,
         net: nn.Module,  # G or D, changed in place
         opt: torch.optim.Optimizer,  # of its weights
-    ): self.net, self.opt = net, opt
+    ):
+        self.net = net
+        self.opt = opt
     def gradients(self,
         loss: Tensor,  # scalar
     ) -> list:  # of the loss in the weights
         "By `backward`, from scratch."
         self.opt.zero_grad()
         loss.backward(retain_graph=True)
-        return [p.grad.clone() for p in self.net.parameters()]
+        weights = self.net.parameters()
+        return [p.grad.clone() for p in weights]
     def move(self,
         gradients: list,  # from `gradients`
     ):
         "One step of the optimiser."
-        for p, gradient in zip(self.net.parameters(), gradients): p.grad = gradient
+        weights = self.net.parameters()
+        for p, gradient in zip(weights, gradients): p.grad = gradient
         self.opt.step()
 
 # %% ../../nbs/2_objectives/02_reference.ipynb #3ca8c4c7
@@ -66,7 +73,8 @@ def _at_once(objective, g, d, draw):
 def _in_turn(objective, g, d, draw):
     "D first, `critic_steps` times, then G."
     loss_d = None
-    for _ in range(objective.critic_steps if d else 0):
+    updates = objective.critic_steps if d else 0
+    for _ in range(updates):
         loss_d = objective.loss_d(SeparatePasses(d.net), draw())
         d.move(d.gradients(loss_d))
         objective.constrain(d.net)

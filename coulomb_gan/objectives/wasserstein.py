@@ -25,7 +25,8 @@ class WGANGP(Objective):
     def loss_d(self, d, b):
         d_x, d_y = d(b.x, b.y)
         difference = d_x.mean() - d_y.mean()
-        return difference + self.penalty(d, b)
+        penalty = self.penalty(d, b)
+        return difference + penalty
     def loss_g(self, d, b):
         d_x = d(b.x)
         return -d_x.mean()

@@ -62,7 +62,8 @@ def show(
     for option, path in _options(e).items():
         value = e
         for part in path: value = getattr(value, part)
-        click.echo(f'{option} = {getattr(value, "name", value)}')
+        shown = getattr(value, 'name', value)  # a record goes by its name
+        click.echo(f'{option} = {shown}')
 
 # %% ../../nbs/7_reporting/08_cli.ipynb #cd351c5e
 @setting_options
@@ -75,7 +76,8 @@ def train(
     **changes,  # settings given as options
 ):
     "Train NAME, or continue it, and leave a run folder."
-    run = fit(experiment(name, **_given(changes)), out or Path('runs', name))
+    e = experiment(name, **_given(changes))
+    run = fit(e, out or Path('runs', name))
     steps = run.state.progress.step
     click.echo(f'trained {steps} steps; report on it with: coulomb-gan evaluate {run.out}')
 
@@ -154,11 +156,14 @@ def evaluate(
     **more,  # of `evaluate_run`
 ):
     "Render the report of a run folder, trained here or elsewhere; measure it first if a network is given."
-    given, extractors = _given(more), _extractors(weights, function)
+    given = _given(more)
+    extractors = _extractors(weights, function)
     if given and not extractors: raise ValueError('--reference and --samples need --inception or --features')
     for extractor in extractors:
-        click.echo(summary(evaluate_run(run, extractor, to=out, data=data, **given)))
-    click.echo(f'open {render(run, out, data)}')
+        found = evaluate_run(run, extractor, to=out, data=data, **given)
+        click.echo(summary(found))
+    page = render(run, out, data)
+    click.echo(f'open {page}')
 
 # %% ../../nbs/7_reporting/08_cli.ipynb #9e819ef3
 @cli.command()
@@ -202,9 +207,11 @@ def _warn(message, category, filename, lineno, file=None, line=None):
 # %% ../../nbs/7_reporting/08_cli.ipynb #9f0199eb
 def _old_name(error):
     "What an unknown option of the command line is called today, if it had another name."
-    option = error.option_name.lstrip('-').removeprefix('no-').replace('-', '_')
+    dashed = error.option_name.lstrip('-').removeprefix('no-')
+    option = dashed.replace('-', '_')
     if option not in RENAMED: return error.format_message()
-    return f'{error.option_name} was renamed to --{RENAMED[option].replace("_", "-")}'
+    today = RENAMED[option].replace('_', '-')
+    return f'{error.option_name} was renamed to --{today}'
 
 # %% ../../nbs/7_reporting/08_cli.ipynb #be35e88b
 def _explained(error):

@@ -8,6 +8,7 @@ __all__ = ['Setting', 'settings', 'GroupedCommand', 'setting_options']
 # %% ../../nbs/7_reporting/07_cli_options.ipynb #e6ed7c60
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import click
@@ -25,59 +26,71 @@ class Setting:
     meanings: dict = field(default_factory=dict)  # its comment -> names of the records that say so
 
 # %% ../../nbs/7_reporting/07_cli_options.ipynb #4255b27c
+def _holder(record, path):
+    "The class of records that holds a field, by the names from an outer class down to the field."
+    for name in path[:-1]: record = type(getattr(record(), name))
+    return record
+
+# %% ../../nbs/7_reporting/07_cli_options.ipynb #01a01eb3
+@cache
 def _comments(record):
-    "Field -> comment of a class of records, inherited fields included, those of records inside by flat names."
+    "Field -> comment of a class of records, inherited fields included."
     found = {}
     for cls in reversed(record.__mro__):
-        if dataclasses.is_dataclass(cls): found |= {name: text for name, text in docments(cls).items() if text}
-    for flat, (path, inner) in flat_fields(record).items():
-        if len(path) > 1: found[flat] = _comments(type(getattr(record(), path[0])))[inner.name]
+        if not dataclasses.is_dataclass(cls): continue
+        found |= {name: text for name, text in docments(cls).items() if text}
     return found
 
 # %% ../../nbs/7_reporting/07_cli_options.ipynb #1bbc64c3
-def _kind(record, path, inner):
+def _kind(record, field):
     "The type of an option, as click takes it."
-    for name in path[:-1]: record = type(getattr(record(), name))
-    if inner.name in record.choices: return click.Choice(record.choices[inner.name])
-    return float if inner.default is None else type(inner.default)
+    if field.name in record.choices: return click.Choice(record.choices[field.name])
+    if field.default is None: return float
+    return type(field.default)
 
 # %% ../../nbs/7_reporting/07_cli_options.ipynb #beff4881
 def _settings_of(records, section):
     "The options of several records, those of one name together."
     found: dict[str, Setting] = {}
     for name, record in records.items():
-        comments = _comments(record)
         for flat, (path, inner) in flat_fields(record).items():
-            setting = found.setdefault(flat, Setting(flat, section, _kind(record, path, inner)))
-            setting.meanings.setdefault(comments[flat], []).append(name)
+            holder = _holder(record, path)
+            if flat not in found: found[flat] = Setting(flat, section, kind=_kind(holder, inner))
+            comment = _comments(holder)[inner.name]
+            found[flat].meanings.setdefault(comment, []).append(name)
     return list(found.values())
 
 # %% ../../nbs/7_reporting/07_cli_options.ipynb #28fc85bf
 def settings() -> list:  # of `Setting`
     "Every option of an experiment, whatever networks and objective are chosen."
     comments = docments(Experiment)
-    found = [Setting('data', 'Data', str, {comments['data']: []})]
+    found = [Setting('data', 'Data', kind=str, meanings={comments['data']: []})]
     for part, registry in REGISTRIES.items():
         section = part.capitalize()
         names = ', '.join(registry)
-        found += [Setting(part, section, str, {f'{comments[part]}: {names}': []}), *_settings_of(registry, section)]
+        meaning = f'{comments[part]}: {names}'
+        found.append(Setting(part, section, kind=str, meanings={meaning: []}))
+        found += _settings_of(registry, section)
     found += _settings_of({'': Optimisation}, 'Optimisation')
     return found + _settings_of({'': Record}, 'Record')
 
 # %% ../../nbs/7_reporting/07_cli_options.ipynb #55322fc7
 def _help(setting):
     "What an option means, and to which records."
-    everyone = len(setting.meanings) == 1
     texts = []
     for text, names in setting.meanings.items():
         whose = f'[{", ".join(names)}] ' if any(names) else ''
         texts.append(whose + text)
-    return texts[0] if everyone else '; '.join(texts)
+    return '; '.join(texts)
 
 # %% ../../nbs/7_reporting/07_cli_options.ipynb #870097f9
 class GroupedCommand(click.Command):
     "A command whose help lists its options by section."
-    def format_options(self, ctx, formatter):
+    def format_options(self,
+        ctx: click.Context,  # of the call
+        formatter: click.HelpFormatter,  # receives the sections
+    ):
+        "Overrides click's single list."
         sections: dict[str, list] = {}
         for param in self.get_params(ctx):
             line = param.get_help_record(ctx)

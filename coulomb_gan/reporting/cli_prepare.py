@@ -22,14 +22,16 @@ def _skipped(done):
     "In words, such as ', 2 files skipped, such as 'notes.txt': not an image'."
     reasons = done['skipped']
     if not reasons: return ', 0 files skipped'
-    noun = 'file' if len(reasons) == 1 else 'files'
-    return f', {len(reasons)} {noun} skipped, {example(reasons)}'
+    n = len(reasons)
+    noun = 'file' if n == 1 else 'files'
+    return f', {n} {noun} skipped, {example(reasons)}'
 
 # %% ../../nbs/7_reporting/06_cli_prepare.ipynb #e41bcd48
 def _left_out(done):
     "The same for what could not be read at all; older manifests do not say."
     reasons = done.get('left_out')
-    return f'; {len(reasons)} left out, {example(reasons)}' if reasons else ''
+    if not reasons: return ''
+    return f'; {len(reasons)} left out, {example(reasons)}'
 
 # %% ../../nbs/7_reporting/06_cli_prepare.ipynb #0063fcc6
 def _images(dataset, source, out, options):
@@ -37,7 +39,7 @@ def _images(dataset, source, out, options):
     own = recipe(dataset)
     settings = dict(size=own.size, crop=own.crop, dataset=dataset)
     if options.pop('download', False):
-        if not (out / 'manifest.json').exists(): check_writable(out)
+        if not Path(out, 'manifest.json').exists(): check_writable(out)
         source = fetch(dataset, source or Path('data', 'downloads'))
     if not source: raise ValueError(wanted(dataset))
     done = prepare(source, out, **settings | options)
@@ -45,7 +47,8 @@ def _images(dataset, source, out, options):
     return made + _skipped(done) + _left_out(done)
 
 # %% ../../nbs/7_reporting/06_cli_prepare.ipynb #b12867de
-TEXT_OPTIONS = {'length': 'length', 'vocabulary': 'size', 'units': 'units', 'limit': 'limit'}
+TEXT_OPTIONS = {  # option -> argument of `prepare_text`
+    'length': 'length', 'vocabulary': 'size', 'units': 'units', 'limit': 'limit'}
 
 # %% ../../nbs/7_reporting/06_cli_prepare.ipynb #e3236bfb
 def _lines(dataset, source, out, options):
@@ -55,8 +58,20 @@ def _lines(dataset, source, out, options):
                          f'that of any text file: coulomb-gan prepare {dataset} PATH')
     settings = {TEXT_OPTIONS[option]: value for option, value in options.items()}
     done = prepare_text(source, out, dataset=dataset, **settings)
-    made = f'{done["count"]} lines of {done["length"]} {done["units"]}, a vocabulary of {len(done["vocabulary"])}'
-    return f'{made}, {done["skipped"]} empty lines skipped' + _left_out(done)
+    size = len(done['vocabulary'])
+    made = f'{done["count"]} lines of {done["length"]} {done["units"]}, a vocabulary of {size}'
+    skipped = f', {done["skipped"]} empty lines skipped'
+    return made + skipped + _left_out(done)
+
+# %% ../../nbs/7_reporting/06_cli_prepare.ipynb #f8de7379
+def _own_options(dataset, options):
+    "Those of the options that were given. Raises ValueError for one of the other kind of data."
+    is_text = DATASETS[dataset].kind == 'text'
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        for_text = option in TEXT_OPTIONS
+        if for_text != is_text: raise ValueError(f"--{option.replace('_', '-')} is not for {dataset}")
+    return given
 
 # %% ../../nbs/7_reporting/06_cli_prepare.ipynb #e974cffe
 @click.command('prepare')
@@ -86,10 +101,6 @@ def prepare_data(
     a text file (.gz, .xz) or the benchmark's folder."""
     prepared = [name for name, entry in DATASETS.items() if entry.load is None]
     choose(dataset, prepared, 'data set to prepare')
-    is_text = DATASETS[dataset].kind == 'text'
-    given = {option: value for option, value in options.items() if value is not None}
-    foreign = [option for option in given if (option in TEXT_OPTIONS) != is_text]
-    if foreign: raise ValueError(f"--{foreign[0].replace('_', '-')} is not for {dataset}")
-    place = out or Path('data', dataset)
-    made = _lines(dataset, source, place, given) if is_text else _images(dataset, source, place, given)
-    click.echo(made)
+    given = _own_options(dataset, options)
+    make = _lines if DATASETS[dataset].kind == 'text' else _images
+    click.echo(make(dataset, source, out or Path('data', dataset), given))

@@ -35,11 +35,11 @@ from ..training.run_folder import read_config
 from ..training.state import TrainState
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #55979a36
-ROUND = 5  # steps between two readings of the clock, each of which waits for a GPU
+ROUND = 5  # steps between two readings of the clock
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #f0ea59d9
 def _lasting(step):
-    "Whether a step has its lasting form: on a GPU recorded, elsewhere past its first calls and a full replay buffer."
+    "Whether a step has its lasting form: a full replay buffer, and on a GPU a recorded step."
     t = step.t
     settled = t.experiment.objective.settled(t.carried)
     return settled and t.progress.step > WARM_UP
@@ -52,15 +52,19 @@ def affordable(
     "Steps that fit into a time, by the clock over two seconds of them, once the step has its lasting form."
     data = load(e.data)
     t = TrainState(e, data.shape)
-    step, real = GraphedStep(t), Samples(data, e.record.device)
+    step = GraphedStep(t)
+    real = Samples(data, e.record.device)
     started, before = None, 0
     while started is None or time.perf_counter() < started + 2:
-        for _ in range(ROUND): loss_d, _ = step(real[draw_rows(t, len(real))])
-        loss_d.item()
+        for _ in range(ROUND):
+            rows = draw_rows(t, len(real))
+            loss_d, _ = step(real[rows])
+        loss_d.item()  # waits for a GPU
         if started is None and _lasting(step):
             started = time.perf_counter()
             before = t.progress.step
-    rate = (t.progress.step - before) / (time.perf_counter() - started)
+    steps = t.progress.step - before
+    rate = steps / (time.perf_counter() - started)
     return max(1, int(seconds * rate))
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #4b0c592f
@@ -73,13 +77,16 @@ def mean_interval(
     mean = sum(values) / n
     if n < 2: return f'{mean:.4g}'
     variance = sum((v - mean)**2 for v in values) / (n - 1)
-    half = t.ppf(.975, n - 1) * (variance / n)**.5
+    standard_error = (variance / n)**.5
+    half = t.ppf(.975, n - 1) * standard_error
     return f'{mean:.4g} ± {half:.2g}'
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #65ff4501
 def _chosen(run):
     "Steps of a run that was begun before, or None."
-    return read_config(run)['optim']['steps'] if (run / 'config.json').exists() else None
+    if not Path(run, 'config.json').exists(): return None
+    config = read_config(run)
+    return config['optim']['steps']
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #af2b9504
 def compare(
@@ -95,13 +102,16 @@ def compare(
     "Trains an experiment by several methods and renders them side by side. Raises as its parts."
     base = experiment(name, **changes)
     planned = {key: method(key, base) for key in methods or METHODS}
-    for e in planned.values(): check_report(e, out, report)  # all of them before the first is trained
+    for e in planned.values(): check_report(e, out, report)
+
     for key, e in planned.items():
         steps = _chosen(Path(out, f'{key}-0'))
         if steps is None: steps = affordable(e, seconds) if seconds else e.optim.steps
         e = e.changed(steps=steps, eval_every=max(1, steps // 10))
         for seed in range(seeds): fit(e.changed(seed=seed), Path(out, f'{key}-{seed}'), progress=progress)
-    return copy_report(execute(notebook('methods'), out, name=''), report)
+
+    page = execute(notebook('methods'), out, name='')
+    return copy_report(page, report)
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #d4472395
 def compared_runs(
@@ -110,10 +120,41 @@ def compared_runs(
     "The runs of a comparison. Raises RunError if one of them cannot be loaded."
     found: dict = {}
     for folder in Path(out).iterdir():
-        name = re.fullmatch(r'(.+)-(\d+)', folder.name)
-        if name: found.setdefault(name[1], {})[int(name[2])] = load_run(folder)
-    known = [key for key in METHODS if key in found] + sorted(found.keys() - METHODS.keys())
-    return {key: dict(sorted(found[key].items())) for key in known}
+        match = re.fullmatch(r'(.+)-(\d+)', folder.name)
+        if not match: continue
+        key, seed = match.groups()
+        runs = found.setdefault(key, {})
+        runs[int(seed)] = load_run(folder)
+    known = [key for key in METHODS if key in found]
+    others = sorted(found.keys() - METHODS.keys())
+    return {key: dict(sorted(found[key].items())) for key in known + others}
+
+# %% ../../nbs/7_reporting/04_compare.ipynb #c9bdab87
+def _regression(run, y):
+    "How well D has learned its potential; nothing without a potential, or with too few held-out samples."
+    e = run.experiment
+    batch = e.optim.batch
+    enough = len(y) // 2 * 2 >= max(batch, 16)
+    if not isinstance(e.objective, Coulomb) or not enough: return {}
+    found = run.diagnose(y, charges=batch)
+    return {'r2': found.r2, 'slope': found.slope}
+
+# %% ../../nbs/7_reporting/04_compare.ipynb #ac6719aa
+def _divergences(x, models):
+    "JSD-4 and JSD-6, which the paper compares."
+    lines = x[:LINES].argmax(-1)
+    found = jsds(lines, models)
+    return {'jsd4': found[4], 'jsd6': found[6]}
+
+# %% ../../nbs/7_reporting/04_compare.ipynb #4a787d1e
+def _distances(run):
+    "What `coulomb-gan evaluate` has measured with feature extractors."
+    metrics = read_result(run).get('metrics', {})
+    found = {}
+    for space, numbers in feature_metrics(metrics).items():
+        for name in ('fid', 'frechet'):
+            if name in numbers: found[f'{name} in {space}'] = numbers[name]
+    return found
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #7cc54612
 def compared_numbers(
@@ -124,17 +165,17 @@ def compared_numbers(
 ) -> dict:  # name -> number
     "What a comparison reports of a run; only what can be measured of such data."
     found: dict = {}
-    data, e = run.data, run.experiment
-    if len(y) > 1: found['energy'] = energies(energy_kernel(e), y, samples=x)['samples']
-    if isinstance(e.objective, Coulomb) and len(y) // 2 * 2 >= max(e.optim.batch, 16):
-        diagnostics = run.diagnose(y, charges=e.optim.batch)
-        found |= dict(r2=diagnostics.r2, slope=diagnostics.slope)
-    if data.modes is not None: found |= mode_coverage(x, data.modes.means, data.modes.std)
-    if models: found |= {f'jsd{n}': value for n, value in jsds(x[:LINES].argmax(-1), models).items() if n in (4, 6)}
-    for space, metrics in feature_metrics(read_result(run).get('metrics', {})).items():
-        found |= {f'{name} in {space}': metrics[name] for name in ('fid', 'frechet') if name in metrics}
+    modes = run.data.modes
+    kernel = energy_kernel(run.experiment)
+    if len(y) > 1: found |= energies(kernel, y, energy=x)
+    found |= _regression(run, y)
+    if modes is not None: found |= mode_coverage(x, modes.means, modes.std)
+    if models: found |= _divergences(x, models)
+    found |= _distances(run)
     progress = run.state.progress
-    return found | dict(steps=progress.step, seconds=progress.seconds - progress.eval_seconds)
+    found['steps'] = progress.step
+    found['seconds'] = progress.seconds - progress.eval_seconds
+    return found
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #4ffbe45a
 def ngram_models(
@@ -150,6 +191,12 @@ COLUMNS = {'energy': 'F', 'jsd4': 'JSD-4', 'jsd6': 'JSD-6', 'r2': 'R²', 'slope'
            'within_3sigma': 'within 3σ', 'share_min': 'least mode frequency', 'share_max': 'greatest',
            'seconds': 'seconds of training'}  # of the table, in this order; others follow
 
+# %% ../../nbs/7_reporting/04_compare.ipynb #78af1170
+def _mean(found, name):
+    "The mean of a number over seeds, with its interval; None unless every seed has it."
+    if any(name not in numbers for numbers in found): return None
+    return mean_interval([numbers[name] for numbers in found])
+
 # %% ../../nbs/7_reporting/04_compare.ipynb #795fbaf3
 def comparison_table(
     numbers: Mapping,  # method -> seed -> numbers
@@ -157,10 +204,12 @@ def comparison_table(
     "Means over seeds with their intervals, a row a method."
     everything = [found for seeds in numbers.values() for found in seeds.values()]
     measured = {name for found in everything for name in found}
-    columns = [name for name in COLUMNS if name in measured] + sorted(name for name in measured if ' in ' in name)
+    usual = [name for name in COLUMNS if name in measured]
+    distances = sorted(name for name in measured if ' in ' in name)
     rows = []
     for key, seeds in numbers.items():
         found = list(seeds.values())
-        cells = [mean_interval([f[name] for f in found]) if all(name in f for f in found) else None for name in columns]
+        cells = [_mean(found, name) for name in usual + distances]
         rows.append([key, found[0]['steps'], *cells])
-    return table(rows, ['method', 'steps', *(COLUMNS.get(name, name) for name in columns)])
+    titles = [COLUMNS[name] for name in usual]
+    return table(rows, ['method', 'steps', *titles, *distances])

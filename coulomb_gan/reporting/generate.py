@@ -6,6 +6,7 @@
 __all__ = ['write_samples', 'export_generator']
 
 # %% ../../nbs/7_reporting/05_generate.ipynb #4b359dbd
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,13 @@ from ..training.loading import Run
 # %% ../../nbs/7_reporting/05_generate.ipynb #e31d53e4
 def _stored(run, x):
     "Samples as an array: images uint8 with channels last, points float32, texts as lines."
-    if run.data.kind == 'images': return to_uint8(x).permute(0, 2, 3, 1).numpy()
-    if run.data.kind == 'text': return np.array(run.data.corpus.decode(x.argmax(-1)))
+    data = run.data
+    if data.kind == 'images':
+        channels_last = to_uint8(x).permute(0, 2, 3, 1)
+        return channels_last.numpy()
+    if data.kind == 'text':
+        lines = data.corpus.decode(x.argmax(-1))
+        return np.array(lines)
     return x.numpy()
 
 # %% ../../nbs/7_reporting/05_generate.ipynb #05cdc48f
@@ -28,8 +34,32 @@ def _write_pictures(images, out):
     with writing(out):
         Path(out).mkdir(parents=True, exist_ok=True)
         for i, pixels in enumerate(images):
-            grey = pixels.shape[-1] == 1
-            Image.fromarray(pixels[..., 0] if grey else pixels).save(Path(out, f'{i:06d}.png'))
+            if pixels.shape[-1] == 1: pixels = pixels[..., 0]
+            picture = Image.fromarray(pixels)
+            picture.save(Path(out, f'{i:06d}.png'))
+
+# %% ../../nbs/7_reporting/05_generate.ipynb #38f4af03
+_FORMS = {'images': ('', '.npz'), 'points': ('.npz',), 'text': ('.npz', '.txt')}  # endings, by kind of data
+
+# %% ../../nbs/7_reporting/05_generate.ipynb #16c4d389
+def _form(run, out):
+    "The ending of a file, or none for a folder. Raises ValueError for a form that such samples do not have."
+    kind = run.data.kind
+    ending = out.suffix if out.suffix in ('.npz', '.txt') else ''
+    if ending in _FORMS[kind]: return ending
+    names = {'': 'a folder', '.npz': 'x.npz', '.txt': 'x.txt'}
+    expected = ' or '.join(names[form] for form in _FORMS[kind])
+    raise ValueError(f'samples of {run.data_name} are {kind}: got --out {out}, expected {expected}')
+
+# %% ../../nbs/7_reporting/05_generate.ipynb #bb34b5a7
+def _contents(samples, form):
+    "An array as the bytes of a file: npz, or lines of text."
+    if form == '.txt':
+        text = '\n'.join(samples) + '\n'
+        return text.encode()
+    buffer = BytesIO()
+    np.savez_compressed(buffer, samples=samples)
+    return buffer.getvalue()
 
 # %% ../../nbs/7_reporting/05_generate.ipynb #07853c86
 def write_samples(
@@ -41,17 +71,11 @@ def write_samples(
     "Draws samples into files. Raises ValueError for a form that such samples do not have, RunError."
     out = Path(out)
     check_writable(out.parent)
-    kind = run.data.kind
-    ending = out.suffix if out.suffix in ('.npz', '.txt') else ''
-    allowed = {'images': ('', '.npz'), 'points': ('.npz',), 'text': ('.npz', '.txt')}[kind]
-    if ending not in allowed:
-        forms = ' or '.join({'': 'a folder', '.npz': 'x.npz', '.txt': 'x.txt'}[end] for end in allowed)
-        raise ValueError(f'samples of {run.data_name} are {kind}: got --out {out}, expected {forms}')
-    samples = _stored(run, run.sample(n, seed))
-    if ending == '.txt': write_whole(out, ('\n'.join(samples) + '\n').encode())
-    elif ending == '': _write_pictures(samples, out)
-    else:
-        with writing(out): np.savez_compressed(out, samples=samples)
+    form = _form(run, out)
+    x = run.sample(n, seed)
+    samples = _stored(run, x)
+    if form == '': _write_pictures(samples, out)
+    else: write_whole(out, _contents(samples, form))
 
 # %% ../../nbs/7_reporting/05_generate.ipynb #d022d4f2
 def export_generator(
@@ -60,7 +84,11 @@ def export_generator(
 ):
     "Writes the averaged generator as one file. Raises RunError if the disk refuses."
     check_writable(Path(out).parent)
-    z = torch.randn(run.experiment.optim.batch, run.experiment.networks.latent)
-    number = torch.export.Dim('n', min=2)
-    program = torch.export.export(run.state.g_ema.cpu(), (z,), dynamic_shapes=({0: number},))
-    with writing(out): torch.export.save(program, out)
+    e = run.experiment
+    z = torch.randn(e.optim.batch, e.networks.latent)
+    n = torch.export.Dim('n', min=2)
+    generator = run.state.g_ema.cpu()
+    program = torch.export.export(generator, (z,), dynamic_shapes=({0: n},))
+    buffer = BytesIO()
+    torch.export.save(program, buffer)
+    write_whole(out, buffer.getvalue())

@@ -61,11 +61,14 @@ def copy_report(
     report: Path | None,  # folder that gets a copy of the three; None or the page's own for none
 ) -> Path:  # the page, or its copy
     "Copies a report. Raises RunError if the disk refuses."
-    if report is None or Path(report).resolve() == page.parent.resolve(): return page
+    own = page.parent
+    if report is None: return page
+    report = Path(report)
+    if report.resolve() == own.resolve(): return page
     with writing(report):
-        Path(report).mkdir(parents=True, exist_ok=True)
-        for file in ('report.ipynb', 'report.html', 'result.json'): shutil.copy(page.parent / file, report)
-    return Path(report) / page.name
+        report.mkdir(parents=True, exist_ok=True)
+        for file in ('report.ipynb', 'report.html', 'result.json'): shutil.copy(own / file, report)
+    return report / page.name
 
 # %% ../../nbs/7_reporting/01_render.ipynb #937e5755
 def _own_kernel():

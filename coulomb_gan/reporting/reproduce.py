@@ -34,8 +34,10 @@ def reported_run(
     **small: Any,  # options of the small run, by their flat names
 ) -> Run:  # finished
     "Trains, continues or loads the run of a notebook; the progress bar is cleared at its end."
-    if out and not name: return finished_run(out, data=data_path, results=results)
-    if not out: return fit(experiment(name, settings, **small), Path(tempfile.mkdtemp(), 'run'), progress=False)
+    if out and not name: return finished_run(Path(out), data=data_path, results=results)
+    if not out:
+        place = Path(tempfile.mkdtemp(), 'run')
+        return fit(experiment(name, settings, **small), place, progress=False)
     from IPython.display import clear_output
     run = fit(experiment(name, settings), Path(out))
     clear_output()
@@ -57,7 +59,7 @@ def finished_run(
     return run
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #e3cedc3c
-REPORTS = {'images': 'images', 'points': 'mixture', 'text': 'text'}  # notebook for data without a name, by kind
+REPORTS = {'images': 'images', 'points': 'mixture', 'text': 'text'}  # kind of data -> notebook
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #04b19dbe
 def report_of(
@@ -65,7 +67,8 @@ def report_of(
 ) -> str:  # name of an experiment notebook
     "The report of a run: its data set's own, or that of its kind of data."
     data = run.data
-    return DATASETS[data.name].report if data.name in DATASETS else REPORTS[data.kind]
+    if data.name in DATASETS: return DATASETS[data.name].report
+    return REPORTS[data.kind]
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #d4e6dba3
 def render(
@@ -92,27 +95,32 @@ def check_report(
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #d7ff6760
 def reproduce(
     name: str,  # a key of EXPERIMENTS
-    out: Path,  # run folder
+    out: Path | str,  # run folder
     report: Path | None = None,  # folder that gets a copy of the report
     progress: bool = True,  # show the training's progress bar
     **changes: Any,  # options by their flat names, which replace the preset's
 ) -> Path:  # the rendered page
     "Trains (or continues, or loads) an experiment and renders its report. Raises as its parts."
     e = experiment(name, **changes)
-    check_places(out, report)
-    run = fit(e, out, progress=progress)  # checks the experiment itself first
-    page = execute(notebook(report_of(run)), out, name=name, settings=e.to_dict())
+    folder = Path(out)
+    check_places(folder, report)
+    run = fit(e, folder, progress=progress)  # checks the experiment itself first
+    page = execute(notebook(report_of(run)), folder, name=name, settings=e.to_dict())
     return copy_report(page, report)
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #01c92eff
 def _real_statistics(run, extractor, reference, samples, cache, progress):
     "Statistics of the real images. Raises ValueError for too few images, or another network's reference."
     real = run.data
-    if real.kind != 'images': raise ValueError(f'{run.data_name} holds no images, and a feature extractor is for images')
+    if real.kind != 'images':
+        raise ValueError(f'{run.data_name} holds no images, and a feature extractor is for images')
+    n = len(real.train)
     first = next(features(extractor, real.train[:16]))
-    k, n = first.shape[1], len(real.train)
+    k = first.shape[1]
     too_few = samples <= k or (reference is None and n <= k)
-    if too_few: raise ValueError(f'{extractor.name}: {samples:,} samples and {n:,} real images; expected more than {k:,}')
+    if too_few:
+        got = f'{samples:,} samples and {n:,} real images'
+        raise ValueError(f'{extractor.name}: {got}; expected more than {k:,}')
     if reference is None: return _reference(extractor, real.train, cache, real.digest, progress=progress)
     statistics = load_statistics(reference)
     if len(statistics.mu) == k: return statistics
@@ -123,7 +131,8 @@ def _drawn(run, samples):
     "Generated images, a few batches at a time."
     size = 8 * run.experiment.optim.batch
     for first in range(0, samples, size):
-        yield run.sample(min(size, samples - first), seed=2 + first)
+        left = samples - first
+        yield run.sample(min(size, left), seed=2 + first)
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #7e7bf073
 def evaluate_run(

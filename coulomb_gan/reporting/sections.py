@@ -24,6 +24,7 @@ from ..objectives.coulomb import Coulomb
 from ..tables import table
 from ..training.config import Experiment, options
 from ..training.loading import Run
+from ..training.older_runs import result_of_0_1
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #b64c2e14
 def read_result(
@@ -31,7 +32,8 @@ def read_result(
 ) -> dict:  # with `metrics`
     "The numbers so far: those that are kept elsewhere, if any, else those in the run folder."
     own = Path(run.results or run.out, 'result.json')
-    return read_json(own if own.exists() else run.out / 'result.json')
+    result = read_json(own if own.exists() else run.out / 'result.json')
+    return result if 'metrics' in result else result_of_0_1(result)
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #5558ce96
 def add_metrics(
@@ -42,7 +44,7 @@ def add_metrics(
     folder = run.results or run.out
     with locked(folder, wait=60.):
         result = read_result(run)
-        result['metrics'] = result.get('metrics', {}) | metrics
+        result['metrics'] = result['metrics'] | metrics
         write_json(folder / 'result.json', result)
     return result['metrics']
 
@@ -60,7 +62,8 @@ def headline(
     noun: str,  # what its data are: 'images', 'points', 'lines'
 ) -> str:  # Markdown
     "Steps, time, machine and data in two sentences."
-    result, data = read_result(run), run.data
+    result = read_result(run)
+    data = run.data
     return (f"**{result['steps']:,} steps in {result['seconds']:,.0f} seconds** on {result['hardware']}, "
             f"seed {result['seed']}. Data: **{run.data_name}**, {len(data.train):,} training and "
             f'{len(data.test):,} held-out {noun}.')
@@ -68,8 +71,9 @@ def headline(
 # %% ../../nbs/7_reporting/02_sections.ipynb #1c39f644
 def _value(e, path):
     "Of an option, by the names from the experiment down to it."
-    for name in path: e = getattr(e, name)
-    return e if isinstance(e, (str, int, float, bool, type(None))) else e.name
+    value = e
+    for name in path: value = getattr(value, name)
+    return getattr(value, 'name', value)  # a record goes by its name
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #273cb4a4
 def settings(
@@ -77,12 +81,13 @@ def settings(
 ) -> str:  # Markdown
     "A table of all options, those that differ from the default first; of the place of the data its name."
     default = Experiment(networks=type(e.networks)(), objective=type(e.objective)())
-    here = {name: _value(e, path) for name, path in options(e).items()}
-    usual = {name: _value(default, path) for name, path in options(e).items()}
+    paths = options(e)
+    here = {name: _value(e, path) for name, path in paths.items()}
+    usual = {name: _value(default, path) for name, path in paths.items()}
     here['data'] = Path(e.data).name
-    rows = [(name, value, usual[name] if value != usual[name] else '') for name, value in here.items()]
-    rows.sort(key=lambda row: row[2] == '')
-    return table(rows, ['option', 'here', 'default, where it differs'])
+    differing = [(name, value, usual[name]) for name, value in here.items() if value != usual[name]]
+    others = [(name, value, '') for name, value in here.items() if value == usual[name]]
+    return table(differing + others, ['option', 'here', 'default, where it differs'])
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #cbb9c0b2
 def column(
@@ -91,7 +96,9 @@ def column(
 ) -> tuple[list, list]:  # steps, values
     "A number over the steps."
     having = [line for line in lines if name in line]
-    return [line['step'] for line in having], [line[name] for line in having]
+    steps = [line['step'] for line in having]
+    values = [line[name] for line in having]
+    return steps, values
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #4572b3d0
 def plot_training(
@@ -114,12 +121,13 @@ def kept_samples(
 ) -> dict:  # step -> file, evenly spread over the run; empty if none are kept
     "Samples that were kept while the run trained."
     steps, _ = column(run.metrics, 'energy')
-    kept = {step: run.out / 'samples' / f'{step}{ending}' for step in steps}
-    kept = {step: path for step, path in kept.items() if path.exists()}
+    paths = {step: Path(run.out, 'samples', f'{step}{ending}') for step in steps}
+    kept = [step for step, path in paths.items() if path.exists()]
     if not kept: return {}
-    places = [round(i * (len(kept) - 1) / max(n - 1, 1)) for i in range(n)]
-    steps = [list(kept)[i] for i in places]
-    return {step: kept[step] for step in steps}
+    last = len(kept) - 1
+    gaps = max(n - 1, 1)
+    chosen = [kept[round(i * last / gaps)] for i in range(n)]
+    return {step: paths[step] for step in chosen}
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #1e6246c2
 def energies(
@@ -128,7 +136,12 @@ def energies(
     **clouds: Tensor,  # what is compared with them, by name
 ) -> dict:  # name -> unbiased energy
     "F of several clouds against the same held-out samples."
-    return {name: energy(x.flatten(1), y.flatten(1), kernel).item() for name, x in clouds.items()}
+    found = {}
+    flat_y = y.flatten(1)
+    for name, x in clouds.items():
+        f = energy(x.flatten(1), flat_y, kernel)
+        found[name] = f.item()
+    return found
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #454f17e8
 def diagnostics(
@@ -137,7 +150,8 @@ def diagnostics(
     n: int = 4096,  # charges a side, at most
 ) -> Diagnostics | None:  # None if too few are held out
     "Distance from equilibrium, entered in `result.json`."
-    needed = max(run.experiment.objective.n_real(run.experiment.optim.batch), 16)
+    e = run.experiment
+    needed = max(e.objective.n_real(e.optim.batch), 16)
     if len(y) // 2 * 2 < needed: return None
     found = run.diagnose(y, n)
     add_metrics(run, diagnostics=asdict(found))
@@ -149,10 +163,12 @@ def diagnostics_table(
     found: Diagnostics,  # from `diagnostics`
 ) -> str:  # Markdown
     "The diagnostics with what each is measured by."
-    charges = run.experiment.objective.n_real(run.experiment.optim.batch)
-    rows: list[tuple] = [('F', found.energy, f'{found.energy_low:.5f} to {found.energy_high:.5f} (95 %)'),
+    e = run.experiment
+    charges = e.objective.n_real(e.optim.batch)
+    interval = f'{found.energy_low:.5f} to {found.energy_high:.5f} (95 %)'
+    rows: list[tuple] = [('F', found.energy, interval),
                          ('largest potential', found.max_phi, 'at data and samples')]
-    if isinstance(run.experiment.objective, Coulomb):
+    if isinstance(e.objective, Coulomb):
         rows += [('R² of D against the potential', found.r2, f'noise {found.noise:.2f}'),
                  ('slope of D on the potential', found.slope, '1 for the potential itself'),
                  ('share of the self term in the target', found.self_term_share, f'{charges} charges a side')]
@@ -163,4 +179,7 @@ def feature_metrics(
     metrics: Mapping,  # of a `result.json`
 ) -> dict:  # name of an extractor -> its numbers
     "What was measured with feature extractors."
-    return {name: found for name, found in metrics.items() if isinstance(found, Mapping) and 'bias' in found}
+    found = {}
+    for name, numbers in metrics.items():
+        if isinstance(numbers, Mapping) and 'bias' in numbers: found[name] = numbers
+    return found

@@ -10,16 +10,21 @@ import torch
 from torch import Tensor, nn
 from .state import TrainState
 
+# %% ../../nbs/6_training/05_algorithm.ipynb #6f9fb435
+def _as_its_weight(gradient, p):
+    "A gradient laid out in memory as its weight is: a fused optimiser reads both in one order."
+    if gradient.stride() == p.stride(): return gradient
+    return torch.empty_like(p).copy_(gradient)
+
 # %% ../../nbs/6_training/05_algorithm.ipynb #a5296412
 def differentiate(
     loss: Tensor,  # scalar
-    net: nn.Module,  # its weights' `.grad` are replaced
+    weights: list,  # of one network; their `.grad` are replaced
     keep_graph: bool = False,  # whether another loss shares the passes
 ):
     "The gradient of a loss in the weights of one network."
-    weights = list(net.parameters())
     gradients = torch.autograd.grad(loss, weights, retain_graph=keep_graph)
-    for p, gradient in zip(weights, gradients): p.grad = gradient
+    for p, gradient in zip(weights, gradients): p.grad = _as_its_weight(gradient, p)
 
 # %% ../../nbs/6_training/05_algorithm.ipynb #85807d8b
 def move(
@@ -36,51 +41,71 @@ def update_at_once(
     y: Tensor,  # real samples, floats `(n_real, *shape)`
 ) -> tuple[Tensor, Tensor]:  # L_D and L_G before the update
     "Algorithm 1: both gradients at the old weights, then both updates."
+    objective = t.experiment.objective
+
+    # 1: generated samples beside the real ones
     b = t.batch(y)
+
+    # 2 and 3: the potential and D at them, in the losses
     d = t.passes()
-    loss_d = t.experiment.objective.loss_d(d, b)
-    loss_g = t.experiment.objective.loss_g(d, b)
-    differentiate(loss_d, t.d, keep_graph=True)
-    differentiate(loss_g, t.g)
+    loss_d = objective.loss_d(d, b)
+    loss_g = objective.loss_g(d, b)
+
+    # 4: both gradients, then both moves
+    differentiate(loss_d, t.weights_d, keep_graph=True)
+    differentiate(loss_g, t.weights_g)
     move(t.opt_d, t.scheduled['lr_d'])
     move(t.opt_g, t.scheduled['lr_g'])
-    t.experiment.objective.finish(d, b)
+
+    objective.finish(d, b)
     return loss_d.detach(), loss_g.detach()
+
+# %% ../../nbs/6_training/05_algorithm.ipynb #500e5765
+def _update_d(t, y):
+    "One update of D, from new generated samples and these real ones."
+    objective = t.experiment.objective
+    d = t.passes()
+    loss = objective.loss_d(d, t.batch(y, for_g=False))
+    differentiate(loss, t.weights_d)
+    move(t.opt_d, t.scheduled['lr_d'])
+    objective.constrain(t.d)
+    return loss.detach()
+
+# %% ../../nbs/6_training/05_algorithm.ipynb #c592002f
+def _update_g(t, y):
+    "One update of G through the present D, from new generated samples and these real ones."
+    objective = t.experiment.objective
+    d = t.passes()
+    b = t.batch(y)
+    loss = objective.loss_g(d, b)
+    differentiate(loss, t.weights_g)
+    move(t.opt_g, t.scheduled['lr_g'])
+    objective.finish(d, b)
+    return loss.detach()
 
 # %% ../../nbs/6_training/05_algorithm.ipynb #d2f05e76
 def update_in_turn(
     t: TrainState,  # changed in place
     y: Tensor,  # real samples, floats `(n, *shape)`: those of all updates of D, one after the other
 ) -> tuple[Tensor, Tensor]:  # L_D of the last update (0 without D) and L_G, each before its update
-    "D as often as the objective says, then G."
-    game = t.experiment.objective
-    updates = y.split(game.n_real(t.experiment.optim.batch))
+    "D as often as the objective says, then G with the last real samples again."
+    e = t.experiment
+    of_each_update = y.split(e.objective.n_real(e.optim.batch))
     loss_d = y.new_zeros(())
-
-    # D learns, each time from its own samples
-    for y_i in updates if t.d is not None else ():
-        loss_d = game.loss_d(t.passes(), t.batch(y_i, for_g=False))
-        differentiate(loss_d, t.d)
-        move(t.opt_d, t.scheduled['lr_d'])
-        game.constrain(t.d)
-
-    # G follows the new D
-    b = t.batch(updates[-1])
-    d = t.passes()
-    loss_g = game.loss_g(d, b)
-    differentiate(loss_g, t.g)
-    move(t.opt_g, t.scheduled['lr_g'])
-    game.finish(d, b)
-    return loss_d.detach(), loss_g.detach()
+    if t.d is not None:
+        for y_i in of_each_update: loss_d = _update_d(t, y_i)
+    loss_g = _update_g(t, of_each_update[-1])
+    return loss_d, loss_g
 
 # %% ../../nbs/6_training/05_algorithm.ipynb #bb6784db
 def rows_of_a_step(
     t: TrainState,  # gives objective, batch and whether there is a D
 ) -> int:
     "Real samples that one step takes."
-    game = t.experiment.objective
-    updates = 1 if game.simultaneous or t.d is None else game.critic_steps
-    return updates * game.n_real(t.experiment.optim.batch)
+    e = t.experiment
+    of_one_update = e.objective.n_real(e.optim.batch)
+    if t.d is None or e.objective.simultaneous: return of_one_update
+    return e.objective.critic_steps * of_one_update
 
 # %% ../../nbs/6_training/05_algorithm.ipynb #23bfe180
 def draw_rows(
@@ -88,7 +113,8 @@ def draw_rows(
     n: int,  # training samples there are
 ) -> Tensor:  # numbers of the real samples of one step
     "Which real samples a step takes, drawn with replacement."
-    return torch.randint(n, (rows_of_a_step(t),), generator=t.gen, device=t.gen.device)
+    wanted = rows_of_a_step(t)
+    return torch.randint(n, (wanted,), generator=t.gen, device=t.gen.device)
 
 # %% ../../nbs/6_training/05_algorithm.ipynb #c371a415
 def update(
@@ -96,7 +122,9 @@ def update(
     y: Tensor,  # real samples, floats `(rows_of_a_step(t), *shape)`
 ) -> tuple[Tensor, Tensor]:  # L_D and L_G, each before its update
     "The updates of one step."
-    if t.d is not None and t.experiment.objective.simultaneous: return update_at_once(t, y)
+    objective = t.experiment.objective
+    at_once = t.d is not None and objective.simultaneous
+    if at_once: return update_at_once(t, y)
     return update_in_turn(t, y)
 
 # %% ../../nbs/6_training/05_algorithm.ipynb #2e9136e8

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from fastcore.basics import patch
 from ..networks.base import NETWORKS, Networks
 from ..networks.mlp import MLP
 from ..objectives.base import OBJECTIVES, Objective
 from ..objectives.coulomb import Coulomb
-from ..options import Options, choose, discover, flat_fields, nested, plain, rebuilt, revised as _revised
+from ..options import Options, choose, discover, flat_fields, nested, plain, rebuilt
+from ..options import revised
 
 discover('coulomb_gan.networks')
 discover('coulomb_gan.objectives')
@@ -36,8 +36,9 @@ class Optimisation(Options):
     lr_end: float = .1  # factor on the learning rates: at each plateau, or reached at the last step
     patience: int = 10  # evaluations without a better monitored value that make a plateau
     ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
-    ranges: ClassVar[dict] = {'batch': (2, 1e9), 'lr_g': (0, 1), 'lr_d': (0, 1), 'lr_end': (0, 1), 'beta1': (0, .9999),
-                              'beta2': (0, .99999), 'ema': (0, .99999), 'weight_decay': (0, 1e12)}
+    ranges: ClassVar[dict] = {
+        'batch': (2, 1e9), 'lr_g': (0, 1), 'lr_d': (0, 1), 'lr_end': (0, 1), 'weight_decay': (0, 1e12),
+        'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999)}
     choices: ClassVar[dict] = {'decay': ('plateau', 'exponential', 'cosine', 'none')}
 
 # %% ../../nbs/6_training/01_config.ipynb #06fa1f42
@@ -75,33 +76,44 @@ class Experiment:
     def __post_init__(self):
         for name, kind in KINDS.items():
             part = getattr(self, name)
-            if not isinstance(part, kind): raise ValueError(f'{name} must be of type {kind.__name__}, got {part!r}')
+            if isinstance(part, kind): continue
+            raise ValueError(f'{name} must be of type {kind.__name__}, got {part!r}')
+    def to_dict(self) -> dict:  # strings, numbers, booleans, None and mappings of them
+        "As plain data, nested as in `config.json`."
+        return _to_dict(self)
+    def revised(self,
+        settings: Mapping,  # some of what `to_dict` gives
+    ) -> 'Experiment':  # a copy
+        "With other settings. Raises ValueError for what there is not, or is out of range."
+        return _with_settings(self, settings)
+    def changed(self,
+        **changes: Any,  # options by their flat names
+    ) -> 'Experiment':  # a copy
+        "With other options. Raises ValueError for one there is not, or that is not for what was chosen."
+        return _with_options(self, changes)
 
 # %% ../../nbs/6_training/01_config.ipynb #7542821e
 REGISTRIES = {'networks': NETWORKS, 'objective': OBJECTIVES}  # parts that are chosen by name
 
 # %% ../../nbs/6_training/01_config.ipynb #cf720422
-@patch
-def to_dict(self: Experiment) -> dict:  # strings, numbers, booleans, None and mappings of them
-    "As plain data, nested."
-    parts = {name: getattr(self, name) for name in KINDS}
-    return {name: part if name == 'data' else plain(part) for name, part in parts.items()}
+def _to_dict(e):
+    "An experiment as plain data, nested."
+    records = [name for name in KINDS if name != 'data']
+    return {'data': e.data} | {name: plain(getattr(e, name)) for name in records}
 
 # %% ../../nbs/6_training/01_config.ipynb #efae4034
-@patch
-def revised(self: Experiment,
-    settings: Mapping,  # some of what `to_dict` gives
-) -> Experiment:  # a copy
-    "With other settings. Raises ValueError for what there is not, or is out of range."
+def _with_settings(e, settings):
+    "An experiment with other settings, nested."
     parts = {}
     for name, value in settings.items():
         choose(name, KINDS, 'part of an experiment')
-        part = getattr(self, name)
+        part = getattr(e, name)
+        if name != 'data' and not isinstance(value, Mapping):
+            raise ValueError(f'{name} must be a mapping of options, got {value!r}')
         if name == 'data': parts[name] = value
-        elif not isinstance(value, Mapping): raise ValueError(f'{name} must be a mapping of options, got {value!r}')
         elif name in REGISTRIES: parts[name] = rebuilt(part, value, REGISTRIES[name])
-        else: parts[name] = _revised(part, value)
-    return replace(self, **parts)
+        else: parts[name] = revised(part, value)
+    return replace(e, **parts)
 
 # %% ../../nbs/6_training/01_config.ipynb #5a661158
 RENAMED = {'self_charge': 'self_term', 'memory': 'replay', 'spread_d': 'hinge_spread', 'distance': 'monitor'}
@@ -113,7 +125,8 @@ def options(
     "Every option of an experiment."
     found: dict = {name: (name,) for name in ('data', *REGISTRIES)}
     for part in ('networks', 'objective', 'optim', 'record'):
-        for flat, (path, _) in flat_fields(type(getattr(e, part))).items(): found[flat] = (part, *path)
+        record = type(getattr(e, part))
+        for flat, (path, _) in flat_fields(record).items(): found[flat] = (part, *path)
     return found
 
 # %% ../../nbs/6_training/01_config.ipynb #ee0a946e
@@ -121,16 +134,19 @@ def owners(
     option: str,  # a flat name
 ) -> list[str]:  # such as ["objective 'wgan-gp'"]
     "The registered records that have an option."
-    return [f'{part} {name!r}' for part, registry in REGISTRIES.items()
-            for name, record in registry.items() if option in flat_fields(record)]
+    found = []
+    for part, registry in REGISTRIES.items():
+        having = [name for name, record in registry.items() if option in flat_fields(record)]
+        found += [f'{part} {name!r}' for name in having]
+    return found
 
 # %% ../../nbs/6_training/01_config.ipynb #37452250
 def _refuse(option, known, e):
     "Raises ValueError that says why an experiment has no such option."
-    chosen = f'networks {e.networks.name!r} and objective {e.objective.name!r}'
     if option in RENAMED: raise ValueError(f'the option {option!r} was renamed to {RENAMED[option]!r}')
-    others = owners(option)
-    if others: raise ValueError(f'{option} is not for {chosen}; it is for {", ".join(others)}')
+    chosen = f'networks {e.networks.name!r} and objective {e.objective.name!r}'
+    others = ', '.join(owners(option))
+    if others: raise ValueError(f'{option} is not for {chosen}; it is for {others}')
     choose(option, known, 'option')
 
 # %% ../../nbs/6_training/01_config.ipynb #2f13de59
@@ -138,20 +154,19 @@ def _merged(settings, more):
     "A mapping of mappings with the entries of another."
     for name, value in more.items():
         inner = settings.get(name)
-        settings[name] = _merged(inner, value) if isinstance(inner, dict) else value
+        if isinstance(inner, dict): value = _merged(inner, value)
+        settings[name] = value
     return settings
 
 # %% ../../nbs/6_training/01_config.ipynb #661633b2
-@patch
-def changed(self: Experiment,
-    **changes: Any,  # options by their flat names
-) -> Experiment:  # a copy
-    "With other options. Raises ValueError for an option there is not, or that is not for what was chosen."
-    chosen = {part: {'name': changes.pop(part)} for part in REGISTRIES if part in changes}
-    e = self.revised(chosen)
+def _with_options(e, changes):
+    "An experiment with other options, by their flat names."
+    chosen = {part: {'name': changes[part]} for part in REGISTRIES if part in changes}
+    e = e.revised(chosen)
     known = options(e)
     settings: dict = {}
     for option, value in changes.items():
+        if option in REGISTRIES: continue
         if option not in known: _refuse(option, known, e)
         settings = _merged(settings, nested(known[option], value))
     return e.revised(settings)

@@ -12,25 +12,32 @@ from torch import Tensor
 from .algorithm import train_step, update
 from .state import TrainState
 
+# %% ../../nbs/6_training/06_cuda_graph.ipynb #da4f316a
+def _make_capturable(opt):
+    "Lets an optimiser that is recorded count its steps in the device's memory."
+    for group in opt.param_groups: group['capturable'] = True
+
 # %% ../../nbs/6_training/06_cuda_graph.ipynb #618e6406
 class _Recorded:
     "The updates of one step as a CUDA graph; recording does not run them."
     def __init__(self, t, y):
+        _make_capturable(t.opt_g)
+        if t.opt_d is not None: _make_capturable(t.opt_d)
         self.t = t
         self.y = y.clone()
         self.graph = torch.cuda.CUDAGraph()
-        optimisers = [opt for opt in (t.opt_g, t.opt_d) if opt is not None]
-        for opt in optimisers:
-            for group in opt.param_groups: group['capturable'] = True
         self.graph.register_generator_state(t.gen)
-        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(t.gen.device)):
-            self.losses = torch.stack(update(t, self.y))
+        stream = torch.cuda.Stream(t.gen.device)
+        with torch.cuda.graph(self.graph, stream=stream):
+            losses = update(t, self.y)
+            self.losses = torch.stack(losses)
     def __call__(self, y):
         self.y.copy_(y)
         self.t.set_schedule()
         self.graph.replay()
         self.t.count()
-        return self.losses.clone().unbind()
+        losses = self.losses.clone()  # the next replay overwrites them
+        return losses.unbind()
 
 # %% ../../nbs/6_training/06_cuda_graph.ipynb #f875bcec
 WARM_UP = 3  # plain steps before a recording: libraries choose their kernels and Adam makes its state
@@ -48,11 +55,14 @@ class GraphedStep:
         y: Tensor,  # real samples, floats `(rows_of_a_step(t), *shape)`
     ) -> tuple[Tensor, ...]:  # L_D and L_G, each before its update
         "One step of training."
-        if self.recorded is None and self.may_record(): self.recorded = _Recorded(self.t, y)
+        if self.recorded is None and self.may_record():
+            self.recorded = _Recorded(self.t, y)
         if self.recorded is not None: return self.recorded(y)
         self.plain_steps += 1
         return train_step(self.t, y)
     def may_record(self) -> bool:
         "On a GPU, after the first steps, and when nothing that is carried changes its shape any more."
-        settled = self.t.experiment.objective.settled(self.t.carried)
-        return self.t.on_gpu and self.plain_steps >= WARM_UP and settled
+        t = self.t
+        warm = self.plain_steps >= WARM_UP
+        settled = t.experiment.objective.settled(t.carried)
+        return t.on_gpu and warm and settled

@@ -27,7 +27,8 @@ def energy_kernel(
     e: Experiment,  # gives exponent and softening
 ) -> Plummer:
     "The kernel that a run's energy is measured with."
-    return Plummer(e.record.energy_d, e.record.energy_eps)
+    record = e.record
+    return Plummer(record.energy_d, record.energy_eps)
 
 # %% ../../nbs/6_training/07_evaluation.ipynb #d6e7f132
 def training_energy(
@@ -36,10 +37,15 @@ def training_energy(
     data: Data,  # its training part is compared with
 ) -> float:
     "Unbiased energy (P33) between samples and training samples."
-    gen = torch.Generator().manual_seed(e.record.seed)
-    rows = torch.randperm(len(data.train), generator=gen)[:e.record.eval_samples]
-    y = data.floats(data.train[rows].to(e.record.device))
-    return energy(x.flatten(1), y.flatten(1), energy_kernel(e)).item()
+    record = e.record
+    gen = torch.Generator().manual_seed(record.seed)
+    order = torch.randperm(len(data.train), generator=gen)
+    rows = data.train[order[:record.eval_samples]]
+    rows = rows.to(record.device)
+    flat_x = x.flatten(1)
+    flat_y = data.floats(rows).flatten(1)
+    f = energy(flat_x, flat_y, energy_kernel(e))
+    return f.item()
 
 # %% ../../nbs/6_training/07_evaluation.ipynb #fc227330
 def _png(ax):
@@ -59,6 +65,20 @@ def _npy(x):
 # %% ../../nbs/6_training/07_evaluation.ipynb #c61af2f9
 SHOWN = {'images': 64, 'text': 64, 'points': 2000}  # samples kept at an evaluation, by kind of data
 
+# %% ../../nbs/6_training/07_evaluation.ipynb #9c85338f
+def _as_files(x, data):
+    "Samples as the contents of files, by their endings."
+    if data.kind == 'images':
+        grid = plots.image_grid(x)
+        return {'.png': _png(grid)}
+    if data.kind == 'text':
+        lines = data.corpus.decode(x.argmax(-1))
+        text = '\n'.join(lines) + '\n'
+        return {'.txt': text.encode()}
+    real = data.train[:len(x)]
+    both = plots.points(real, x)
+    return {'.png': _png(both), '.npy': _npy(x)}
+
 # %% ../../nbs/6_training/07_evaluation.ipynb #9091b8f9
 def save_samples(
     t: TrainState,  # its averaged generator is sampled
@@ -67,15 +87,11 @@ def save_samples(
 ):
     "Samples from latent vectors fixed by the seed. Raises RunError if the disk refuses."
     n = SHOWN[data.kind]
-    x = t.sample(n, t.experiment.record.seed).cpu()
-    path = Path(folder, str(t.progress.step))
-    if data.kind == 'text':
-        lines = data.corpus.decode(x.argmax(-1))
-        write_whole(path.with_suffix('.txt'), ('\n'.join(lines) + '\n').encode())
-    elif data.kind == 'images': write_whole(path.with_suffix('.png'), _png(plots.image_grid(x)))
-    else:
-        write_whole(path.with_suffix('.png'), _png(plots.points(data.train[:n], x)))
-        write_whole(path.with_suffix('.npy'), _npy(x))
+    seed = t.experiment.record.seed
+    x = t.sample(n, seed).cpu()
+    step = t.progress.step
+    for ending, contents in _as_files(x, data).items():
+        write_whole(Path(folder, f'{step}{ending}'), contents)
 
 # %% ../../nbs/6_training/07_evaluation.ipynb #a918bda3
 def monitored_metric(

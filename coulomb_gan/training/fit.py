@@ -21,11 +21,12 @@ from .algorithm import draw_rows
 from .config import Experiment
 from .cuda_graph import GraphedStep
 from .evaluation import Evaluation, monitored_metric
-from .loading import IN_MEMORY, Run, restore
-from .run_folder import append_metrics, environment, keep_checkpoints, newest_checkpoint
-from .run_folder import open_run, read_config, rewind_metrics, save_checkpoint
+from .loading import IN_MEMORY, Run, checkpoint_to_continue, may_grow, restore
+from .run_folder import append_metrics, environment, keep_checkpoints
+from .run_folder import open_run, rewind_metrics, save_checkpoint
 from .safeguards import FiniteLosses, Interrupted, flushed, stop_signals
-from .state import TrainState, lr_factor
+from .schedule import lr_factor
+from .state import TrainState
 
 # %% ../../nbs/6_training/10_fit.ipynb #7f9f1ded
 class _Clock:
@@ -41,19 +42,21 @@ def _save(t, out, lock):
     "A checkpoint, its time counted unless it is the last one."
     begun = time.perf_counter()
     lock.check()
-    save_checkpoint(out / 'checkpoints' / f'{t.progress.step}.pt', t.state_dict())
-    keep_checkpoints(out, best=t.progress.best_step)
-    if t.progress.finished: return
+    progress = t.progress
+    save_checkpoint(out / 'checkpoints' / f'{progress.step}.pt', t.state_dict())
+    keep_checkpoints(out, best=progress.best_step)
+    if progress.finished: return
     spent = time.perf_counter() - begun
-    t.progress.seconds += spent
-    t.progress.eval_seconds += spent
+    progress.seconds += spent
+    progress.eval_seconds += spent
 
 # %% ../../nbs/6_training/10_fit.ipynb #a31cb5bc
-def _record(t, losses, clock):
+def _line(t, losses, clock):
     "A line of `metrics.jsonl`."
     loss_d, loss_g = losses
+    factor = lr_factor(t.experiment.optim, t.progress)
     return dict(step=t.progress.step, loss_d=loss_d.item(), loss_g=loss_g.item(),
-                lr_factor=lr_factor(t.experiment.optim, t.progress), seconds=clock.seconds())
+                lr_factor=factor, seconds=clock.seconds())
 
 # %% ../../nbs/6_training/10_fit.ipynb #515f964b
 def _evaluate(t, evaluation, out, clock):
@@ -65,95 +68,68 @@ def _evaluate(t, evaluation, out, clock):
     return found
 
 # %% ../../nbs/6_training/10_fit.ipynb #7da6d048
-def _show(bar, record):
+def _show(bar, line):
     "The newest numbers beside the progress bar."
-    numbers = {name: f'{record[name]:.2e}' for name in ('loss_d', 'energy') if name in record}
+    numbers = {name: f'{line[name]:.2e}' for name in ('loss_d', 'energy') if name in line}
     bar.set_postfix(numbers, refresh=False)
 
 # %% ../../nbs/6_training/10_fit.ipynb #106cf098
 def _train(run, evaluation, lock, bar):
-    "Steps until the run is finished: each from new rows, some followed by a record, an evaluation, a checkpoint."
-    t, out = run.state, run.out
-    optim, cadence, progress = t.experiment.optim, t.experiment.record, t.progress
-    real = Samples(run.data, cadence.device)
+    "Steps until the run is finished; some are followed by a line of metrics, an evaluation, a checkpoint."
+    t, out, progress = run.state, run.out, run.state.progress
+    optim, record = t.experiment.optim, t.experiment.record
+    real = Samples(run.data, record.device)
     step = GraphedStep(t)
-    finite = FiniteLosses(cadence.device)
+    finite = FiniteLosses(record.device)
     clock = _Clock(progress)
     with stop_signals() as stop, flushed():
         while not progress.finished:
             # one step of the algorithm
-            losses = step(real[draw_rows(t, len(real))])
+            rows = draw_rows(t, len(real))
+            losses = step(real[rows])
             finite.see(losses, progress.step)
             bar.update()
 
-            # every few steps a record; at the end, and less often, an evaluation and a checkpoint
+            # every few steps a line of metrics; less often, and at the end, an evaluation and a checkpoint
             last = progress.step >= optim.steps
-            to_evaluate = last or progress.step % cadence.eval_every == 0
-            if to_evaluate or progress.step % cadence.log_every == 0:
+            to_evaluate = last or progress.step % record.eval_every == 0
+            to_log = to_evaluate or progress.step % record.log_every == 0
+            if to_log:
                 finite.check(t, out)
-                record = _record(t, losses, clock)
-                if to_evaluate: record |= _evaluate(t, evaluation, out, clock)
+                line = _line(t, losses, clock)
+                if to_evaluate: line |= _evaluate(t, evaluation, out, clock)
                 progress.finished |= last
                 clock.note()
-                append_metrics(out, record)
+                append_metrics(out, line)
                 if to_evaluate: _save(t, out, lock)
-                _show(bar, record)
+                _show(bar, line)
 
             # a signal: a checkpoint, then out
             if stop and not progress.finished:
                 finite.check(t, out)
                 clock.note()
                 _save(t, out, lock)
-                raise Interrupted(f'{stop[0]}: stopped at step {progress.step}; the same command continues there')
+                where = f'stopped at step {progress.step}; the same command continues there'
+                raise Interrupted(f'{stop[0]}: {where}')
 
 # %% ../../nbs/6_training/10_fit.ipynb #c6605a6d
 def _result(run):
     "What `result.json` holds before any report."
     progress = run.state.progress
+    record = run.experiment.record
     energies = [line['energy'] for line in run.metrics if 'energy' in line]
     metrics = {'energy_train': energies[-1]} if energies else {}  # none if metrics.jsonl was lost
-    return dict(steps=progress.step, seconds=round(progress.seconds, 1), eval_seconds=round(progress.eval_seconds, 1),
-                seed=run.experiment.record.seed, best_step=progress.best_step, data_digest=run.data.digest,
-                **environment(run.experiment.record.device), metrics=metrics)
-
-# %% ../../nbs/6_training/10_fit.ipynb #631b2133
-def _may_grow(e):
-    "Whether nothing is laid out over all steps."
-    scheduled = e.objective.scheduled
-    return e.optim.decay in ('none', 'plateau') and scheduled(0.) == scheduled(1.)
-
-# %% ../../nbs/6_training/10_fit.ipynb #6908a18b
-def _reopen(out, e, saved):
-    "Opens a run that ended at its last step and is asked for more, in `saved`; says whether it did."
-    if not saved or not saved['progress']['finished'] or not _may_grow(e): return False
-    progress = saved['progress']
-    if progress.get('at_plateau'):
-        has_config = Path(out, 'config.json').exists()
-        made_for = read_config(out)['optim']['steps'] if has_config else e.optim.steps
-        if e.optim.steps <= made_for: return False
-        raise RunError(f'{out} ended at its second plateau, at step {progress["step"]}, so it needs no more '
-                       'steps; use a larger --patience in another --out')
-    progress['finished'] = progress['step'] >= e.optim.steps
-    return not progress['finished']
+    return dict(
+        steps=progress.step, seconds=round(progress.seconds, 1), eval_seconds=round(progress.eval_seconds, 1),
+        seed=record.seed, best_step=progress.best_step, data_digest=run.data.digest,
+        **environment(record.device), metrics=metrics)
 
 # %% ../../nbs/6_training/10_fit.ipynb #1f8ca67e
 def _set_aside(out, step):
-    "Keeps the result of the shorter run beside the one to come."
+    "Keeps the result of a shorter run, under its number of steps, beside the one to come."
     result = out / 'result.json'
     with writing(result):
         if result.exists(): result.replace(out / f'result-{step}.json')
-
-# %% ../../nbs/6_training/10_fit.ipynb #c20e381e
-def _earlier(out, e, resume):
-    "The checkpoint to continue from, None if there is none; and whether it is a finished run that grows."
-    saved = newest_checkpoint(out)
-    if saved is None: return None, False
-    if not resume: raise RunError(f'{out} holds a run already; choose another --out or resume it')
-    grows = _reopen(out, e, saved)
-    if not saved['progress']['finished'] and 'opt_g' not in saved:
-        raise RunError(f'{out} holds an inference checkpoint, or one of version 0.1: '
-                       'it can be sampled, not continued; train in another --out')
-    return saved, grows
 
 # %% ../../nbs/6_training/10_fit.ipynb #00558a15
 def check_experiment(
@@ -161,13 +137,14 @@ def check_experiment(
     data: Any = None,  # samples in memory; None: the experiment says where they are
 ) -> tuple[Data, TrainState]:  # its data, and its networks freshly initialised
     "Loads and builds all that training needs. Raises ValueError, RunError for what cannot be trained."
-    found = load(e.data) if data is None else from_memory(data)
-    if torch.device(e.record.device).type == 'cuda' and not torch.cuda.is_available():
+    samples = load(e.data) if data is None else from_memory(data)
+    on_gpu = torch.device(e.record.device).type == 'cuda'
+    if on_gpu and not torch.cuda.is_available():
         raise RunError('this machine has no CUDA device; use --device cpu')
-    if len(found.train) < 2:
-        raise ValueError(f'{e.data} has {len(found.train)} training sample, expected 2 or more')
-    monitored_metric(e, found)
-    return found, TrainState(e, found.shape)
+    n = len(samples.train)
+    if n < 2: raise ValueError(f'{e.data} has {n} training sample, expected 2 or more')
+    monitored_metric(e, samples)
+    return samples, TrainState(e, samples.shape)
 
 # %% ../../nbs/6_training/10_fit.ipynb #dcf515bf
 def _bar(t, out, shown):
@@ -180,7 +157,7 @@ def _bar(t, out, shown):
 # %% ../../nbs/6_training/10_fit.ipynb #216b6e91
 def fit(
     experiment: Experiment,  # all settings
-    out: Path,  # run folder, made if missing
+    out: Path | str,  # run folder, made if missing
     data: Any = None,  # samples in memory, as `from_memory` takes them; None: the experiment says where
     resume: bool = True,  # continue a run found there; False refuses a folder that holds one
     progress: bool = True,  # show a progress bar with rate, remaining time, loss and energy
@@ -193,10 +170,10 @@ def fit(
     samples, t = check_experiment(e, data)
     run = Run(out, e, t, source=samples)
     with locked(out) as lock:
-        saved, grows = _earlier(out, e, resume)
+        saved, grows = checkpoint_to_continue(out, e, resume)
         done = saved is not None and saved['progress']['finished']
         evaluation = None if done else Evaluation(e, samples)
-        open_run(out, e.to_dict(), environment(e.record.device), identity(samples), _may_grow(e))
+        open_run(out, e.to_dict(), environment(e.record.device), identity(samples), may_grow(e))
 
         # from where it stopped
         if saved is not None: restore(t, saved, out)

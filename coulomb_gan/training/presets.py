@@ -41,8 +41,8 @@ EXPERIMENTS = {
         steps=1_000_000, depth_g=5, batch_norm_g=False, hinge_spread=15., lr_g=6e-6, lr_d=1e-4, lr_end=.01,
         weight_decay=0., log_every=1000, eval_every=25_000),
     'mixture-exact-force': _mixture.changed(
-        objective='exact-force', batch=512, charges=1024, self_term=0., eps_end=.3, depth_g=7, batch_norm_g=False,
-        steps=28_000, lr_g=3e-3, lr_end=.003, decay='cosine', weight_decay=0.),
+        objective='exact-force', batch=512, charges=1024, self_term=0., eps_end=.3, steps=28_000, depth_g=7,
+        batch_norm_g=False, lr_g=3e-3, lr_end=.003, decay='cosine', weight_decay=0.),
     'cifar10': _images.changed(data='data/cifar10', latent=16),
     'celeba': _images.changed(data='data/celeba'),
     'lsun': _images.changed(data='data/lsun'),
@@ -75,11 +75,19 @@ METHODS: dict[str, Objective] = {
 }
 
 # %% ../../nbs/6_training/11_presets.ipynb #eea0b5f5
-OLD_METHODS = {'released': 'coulomb', 'dropped': 'coulomb-no-self-term', 'wide': 'coulomb-more-charges',
-               'wide-dropped': 'coulomb-more-charges-no-self-term', 'direct': 'exact-force'}  # of version 0.1
+OLD_METHODS = {  # name in version 0.1 -> today's
+    'released': 'coulomb', 'dropped': 'coulomb-no-self-term', 'wide': 'coulomb-more-charges',
+    'wide-dropped': 'coulomb-more-charges-no-self-term', 'direct': 'exact-force'}
 
 # %% ../../nbs/6_training/11_presets.ipynb #43661276
 KERNEL = 'd', 'eps', 'eps_end'  # options that belong to the scale of the data
+
+# %% ../../nbs/6_training/11_presets.ipynb #f14f2f43
+def _kernel_of(objective, other):
+    "The kernel options of an objective, those that another one has too."
+    own = {field.name for field in fields(objective)}
+    theirs = {field.name for field in fields(other)}
+    return {option: getattr(objective, option) for option in KERNEL if option in own & theirs}
 
 # %% ../../nbs/6_training/11_presets.ipynb #ba2575e5
 def method(
@@ -88,9 +96,9 @@ def method(
 ) -> Experiment:
     "An experiment by another method, with its own kernel. Raises ValueError for another name."
     objective = METHODS[choose(name, METHODS, 'method', OLD_METHODS)]
-    own = {field.name for field in fields(objective)}
-    kernel = {option: getattr(e.objective, option) for option in KERNEL if option in own and hasattr(e.objective, option)}
-    if getattr(objective, 'replay', 0): kernel['replay'] = 8 * e.optim.batch
-    changed = replace(e, objective=replace(objective, **kernel))
-    if isinstance(e.networks, DCGAN): return changed.changed(batch_norm_d=not hasattr(objective, 'penalty'))
-    return changed
+    options = _kernel_of(e.objective, objective)
+    if getattr(objective, 'replay', 0): options['replay'] = 8 * e.optim.batch
+    changed = replace(e, objective=replace(objective, **options))
+    if not isinstance(e.networks, DCGAN): return changed
+    has_penalty = hasattr(objective, 'penalty')
+    return changed.changed(batch_norm_d=not has_penalty)

@@ -16,11 +16,12 @@ import re
 import subprocess
 import warnings
 from collections.abc import Mapping
+from importlib.resources import files
 from pathlib import Path
 
 import torch
-from .older_runs import checkpoint_of_0_1, config_of_0_1
 from ..files import RunError, changed, read_json, read_lines, write_json, write_whole, writing
+from .older_runs import checkpoint_of_0_1, config_of_0_1
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #57bccffb
 def append_metrics(
@@ -28,7 +29,7 @@ def append_metrics(
     record: dict,  # one line: plain data with a `step`
 ):
     "Appends one line to `metrics.jsonl`. Raises RunError if the disk refuses."
-    path = Path(out) / 'metrics.jsonl'
+    path = Path(out, 'metrics.jsonl')
     line = json.dumps(record) + '\n'
     with writing(path), open(path, 'ab') as f: f.write(line.encode())
 
@@ -39,7 +40,7 @@ def read_metrics(
 ) -> list[dict]:  # the records in order
     "The records of `metrics.jsonl`; a line torn by a kill ends the file."
     records: list[dict] = []
-    path = Path(out) / 'metrics.jsonl'
+    path = Path(out, 'metrics.jsonl')
     if not path.exists(): return records
     for line in read_lines(path):
         try: record = json.loads(line)
@@ -53,8 +54,10 @@ def rewind_metrics(
     step: int,  # the step training continues from
 ):
     "Drops the lines after `step`, which will be written again."
-    lines = [json.dumps(r) + '\n' for r in read_metrics(out, until=step)]
-    write_whole(Path(out) / 'metrics.jsonl', ''.join(lines).encode())
+    kept = read_metrics(out, until=step)
+    lines = [json.dumps(record) + '\n' for record in kept]
+    text = ''.join(lines)
+    write_whole(Path(out, 'metrics.jsonl'), text.encode())
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #39a3098f
 def save_checkpoint(
@@ -74,16 +77,23 @@ def load_checkpoint(
     "Reads a checkpoint without running code. Raises RunError if it is damaged or gone."
     try: data = Path(path).read_bytes()
     except OSError as e: raise RunError(f'cannot read {path}: {e.strerror}') from e
-    contents, digest = data[:-32], data[-32:]
-    if hashlib.sha256(contents).digest() != digest: raise RunError(f'{path} is damaged: its digest does not match')
+    contents = data[:-32]
+    digest = hashlib.sha256(contents).digest()
+    if digest != data[-32:]: raise RunError(f'{path} is damaged: its digest does not match')
     saved = torch.load(io.BytesIO(contents), map_location='cpu', weights_only=True)
     return checkpoint_of_0_1(saved) if 'schedule' in saved else saved
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #d397ffe4
+def _step(path):
+    "The step of a checkpoint, by the name of its file."
+    return int(path.stem)
+
+# %% ../../nbs/6_training/03_run_folder.ipynb #f763b86e
 def _checkpoints(out):
     "Checkpoints from the oldest to the newest; a file of another name, such as a user's copy, is left out."
-    found = [p for p in Path(out, 'checkpoints').glob('*.pt') if re.fullmatch(r'\d+', p.stem)]
-    return sorted(found, key=lambda p: int(p.stem))
+    found = Path(out, 'checkpoints').glob('*.pt')
+    numbered = [path for path in found if re.fullmatch('[0-9]+', path.stem)]
+    return sorted(numbered, key=_step)
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #94392887
 def newest_checkpoint(
@@ -95,6 +105,7 @@ def newest_checkpoint(
         except RunError as e:
             if not path.exists(): return newest_checkpoint(out)  # a run that trains has newer ones by now
             warnings.warn(str(e))
+    return None
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #ef7ed225
 def keep_checkpoints(
@@ -103,8 +114,9 @@ def keep_checkpoints(
     last: int = 2,  # how many of the newest to keep
 ):
     "Removes all checkpoints but the last few and the best."
-    for path in _checkpoints(out)[:-last]:
-        if int(path.stem) != best: path.unlink()
+    older = _checkpoints(out)[:-last]
+    for path in older:
+        if _step(path) != best: path.unlink()
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #6fb8940d
 def _processor():
@@ -119,8 +131,8 @@ def _processor():
 # %% ../../nbs/6_training/03_run_folder.ipynb #86609fba
 def _commit():
     "`git describe` of the package's own checkout; None outside of one, or without git."
-    package = Path(globals().get('__file__', 'training/x.py')).absolute().parents[1]
-    if not (package.parent / 'settings.ini').exists(): return None
+    package = Path(str(files('coulomb_gan')))
+    if not package.with_name('settings.ini').exists(): return None
     command = ['git', 'describe', '--always', '--dirty']
     try: done = subprocess.run(command, cwd=package, text=True, capture_output=True)
     except OSError: return None
@@ -131,26 +143,31 @@ def environment(
     device: str = 'cpu',  # torch device the run uses
 ) -> dict:  # hardware, versions and commit
     "What ran this: processor or GPU, library versions, commit of the package's checkout (None without one)."
-    if torch.device(device).type == 'cuda': name = torch.cuda.get_device_name(device)
-    else: name = f'{_processor()}, {torch.get_num_threads()} threads'
-    return dict(hardware=name, python=platform.python_version(), torch=torch.__version__, commit=_commit())
+    on_gpu = torch.device(device).type == 'cuda'
+    if on_gpu: hardware = torch.cuda.get_device_name(device)
+    else: hardware = f'{_processor()}, {torch.get_num_threads()} threads'
+    python = platform.python_version()
+    return dict(hardware=hardware, python=python, torch=torch.__version__, commit=_commit())
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #59ff0ab5
 def _seen_from(out, data):
     "Where prepared data lie as seen from the run folder; empty for data that are built in."
     if not Path(data).is_dir(): return ''
-    way = os.path.relpath(Path(data).resolve(), Path(out).resolve())
+    here = Path(out).resolve()
+    there = Path(data).resolve()
+    way = os.path.relpath(there, here)
     return Path(way).as_posix()
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #105aaa0e
 def check_dataset(
     out: Path,  # a run folder, named in the message
-    stored: dict,  # its `config.json`
+    stored: Mapping,  # its `config.json`
     identity: dict,  # of the data at hand
 ):
     "Raises RunError saying what differs, if the run was trained on other data; version 0.1 did not say."
-    kept = {k: v for k, v in stored.get('dataset', identity).items() if k != 'path'}
-    differing = changed(kept, identity)
+    dataset = stored.get('dataset', identity)
+    contents = {name: value for name, value in dataset.items() if name != 'path'}
+    differing = changed(contents, identity)
     if differing: raise RunError(f'{out} was trained on other data: {differing}. Name its own with --data.')
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #72e993c9
@@ -159,7 +176,8 @@ def read_config(
 ) -> dict:  # as `Experiment.to_dict`, with `environment` and `dataset`
     "The configuration of a run; one of version 0.1 is converted. Raises RunError if it is damaged."
     config = read_json(Path(out, 'config.json'))
-    return config if isinstance(config.get('networks'), Mapping) else config_of_0_1(config)
+    is_nested = isinstance(config.get('networks'), Mapping)
+    return config if is_nested else config_of_0_1(config)
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #09f2c596
 def _flat(config, prefix=''):
@@ -173,8 +191,9 @@ def _flat(config, prefix=''):
 # %% ../../nbs/6_training/03_run_folder.ipynb #f57557d0
 def _check_settings(out, stored, config, may_grow):
     "Raises RunError unless all settings agree, except those that do not change the run."
-    old = {name: value for name, value in stored.items() if name not in ('environment', 'dataset')}
-    old, new = _flat(old), _flat(config)
+    settings = {name: value for name, value in stored.items() if name not in ('environment', 'dataset')}
+    old = _flat(settings)
+    new = _flat(config)
     longer = new['optim.steps'] > old['optim.steps']
     free = {'record.device'}
     if 'dataset' in stored: free.add('data')

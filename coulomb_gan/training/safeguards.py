@@ -41,29 +41,36 @@ def flushed():
     try: yield
     finally: torch.set_flush_denormal(False)
 
+# %% ../../nbs/6_training/09_safeguards.ipynb #301bf9fa
+def _finite_weights(t):
+    "Whether every weight of both networks is finite."
+    nets = [net for net in (t.g, t.d) if net is not None]
+    weights = [w for net in nets for w in net.parameters()]
+    return all(w.isfinite().all() for w in weights)
+
 # %% ../../nbs/6_training/09_safeguards.ipynb #9c93f181
 class FiniteLosses:
-    "Remembers the first step whose losses were not finite; on a GPU it waits for none of them until asked."
+    "Notes the first step whose losses were not finite; on a GPU it waits for none of them until asked."
     def __init__(self,
         device: str,  # where the losses are
-    ): self.failed = torch.tensor(0, device=device)
+    ): self.failed = torch.tensor(0, device=device)  # that step; 0 as long as all is well
     def see(self,
         losses: tuple,  # of one step
         step: int,  # its number
     ):
         "Notes whether they are finite."
         fine = torch.isfinite(sum(losses))
-        self.failed = torch.where((self.failed > 0) | fine, self.failed, step)
+        unchanged = (self.failed > 0) | fine
+        self.failed = torch.where(unchanged, self.failed, step)
     def check(self,
         t: TrainState,  # its weights must be finite too
         out: Path,  # run folder, for the checkpoint to go back to
     ):
         "Raises RunError unless all losses and all weights have been finite."
-        nets = [net for net in (t.g, t.d) if net is not None]
-        weights = [w for net in nets for w in net.parameters()]
-        if not self.failed and all(w.isfinite().all() for w in weights): return
+        if not self.failed and _finite_weights(t): return
         step = int(self.failed) or t.progress.step
         saved = newest_checkpoint(out)
-        last = f'the last good one is {saved["progress"]["step"]}.pt' if saved else 'there is no checkpoint'
+        last = 'there is no checkpoint'
+        if saved: last = f'the last good one is {saved["progress"]["step"]}.pt'
         raise RunError(f'the loss is not finite at step {step}; {last}. '
                        'Try smaller learning rates in another --out.')

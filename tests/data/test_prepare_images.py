@@ -11,7 +11,8 @@ from PIL import Image
 
 from coulomb_gan.data.catalogue import prepared
 from coulomb_gan.data.image_sources import Source
-from coulomb_gan.data.prepare_images import CHUNK, decode, download
+from coulomb_gan.data.catalogue import download
+from coulomb_gan.data.prepare_images import CHUNK, decode
 from coulomb_gan.files import RunError
 from coulomb_gan.locks import locked
 from faults import FORK, at_call, command, die, held, in_child, without_privileges

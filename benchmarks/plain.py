@@ -1,0 +1,80 @@
+"""The plain step that step.py and mixture.py compare with: the package's slow reference, as eager as a textbook's.
+
+The difference of every pair for the potential, D once at each side for its own loss and once more for G's, every
+gradient there is, Adam parameter by parameter, the library's convolutions.
+"""
+from dataclasses import asdict, replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from coulomb_gan.networks.layers import PatchConv2d
+from coulomb_gan.objectives.base import Batch
+from coulomb_gan.objectives.coulomb import Coulomb
+from coulomb_gan.objectives.reference import Player, reference_step
+from coulomb_gan.training.state import TrainState
+
+
+def mean_kernel(a, charges, kernel):
+    "Mean over the charges at each point, through the difference of every pair, 32 points at a time."
+    means = []
+    for points in a.split(32):
+        differences = points[:, None] - charges[None]
+        r2 = differences.square().sum(-1)
+        means.append(kernel.of_r2(r2).mean(1))
+    return torch.cat(means)
+
+
+class PairwiseCoulomb(Coulomb):
+    "The paper's objective with the potential written out."
+    def targets(self, b):
+        "The samples themselves and the potential there."
+        x = b.x.detach()
+        flat_x = x.flatten(1)
+        flat_y = b.y.flatten(1)
+        kernel = self.kernel(b)
+        k_xy = mean_kernel(flat_x, flat_y, kernel)
+        k_xx = mean_kernel(flat_x, flat_x, kernel)
+        k_yy = mean_kernel(flat_y, flat_y, kernel)
+        k_yx = mean_kernel(flat_y, flat_x, kernel)
+        return x, b.y, k_xy - k_xx, k_yy - k_yx
+
+
+def _player(net, lr, optim):
+    "A network with Adam parameter by parameter."
+    betas = optim.beta1, optim.beta2
+    return Player(net, torch.optim.Adam(net.parameters(), lr, betas, foreach=False))
+
+
+def _plain_state(e, shape, dtype):
+    "Networks in PyTorch's usual order of memory, with the library's convolutions."
+    t = TrainState(e, shape)
+    for net in (t.g, t.d): net.to(dtype=dtype, memory_format=torch.contiguous_format)
+    for layer in t.d.modules():
+        if isinstance(layer, PatchConv2d): layer.forward = partial(nn.Conv2d.forward, layer)
+    return t
+
+
+class PlainStep:
+    "A training step of the paper's objective without schedule, weight decay or further charges, in its plain form."
+    def __init__(self, e, shape, dtype=torch.float32):
+        optim = e.optim
+        self.objective = PairwiseCoulomb(**asdict(e.objective))
+        self.t = _plain_state(replace(e, objective=self.objective), shape, dtype)
+        self.g = _player(self.t.g, optim.lr_g, optim)
+        self.d = _player(self.t.d, optim.lr_d, optim)
+
+    def draw(self, y):
+        "Real samples and newly generated ones, from float32 numbers whatever the precision."
+        t = self.t
+        latent = t.experiment.networks.latent
+        z = torch.randn(len(y), latent, generator=t.gen, device=y.device)
+        x = t.g(z.to(y.dtype))
+        return Batch(x, y, gen=t.gen, scheduled=t.scheduled, carried=t.carried)
+
+    def __call__(self, y):
+        "The losses of a step, each before its update."
+        losses = reference_step(self.objective, self.g, self.d, draw=partial(self.draw, y))
+        self.t.count()
+        return [loss.detach() for loss in losses]

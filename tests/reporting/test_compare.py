@@ -1,0 +1,178 @@
+"""Methods side by side: the same runs whoever asks, in equal time, on one page."""
+import itertools
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from coulomb_gan.files import RunError
+from coulomb_gan.metrics.ngrams import jsds
+from coulomb_gan.metrics.registry import LINES
+from coulomb_gan.reporting import compare as compare_module
+from coulomb_gan.reporting.compare import ROUND, affordable, compare, compared_numbers, compared_runs, comparison_table
+from coulomb_gan.reporting.compare import mean_interval, ngram_models
+from coulomb_gan.reporting.render import execute
+from coulomb_gan.reporting.sections import add_metrics
+from coulomb_gan.training.config import Experiment
+from coulomb_gan.training.fit import fit
+from coulomb_gan.training.loading import load_run
+from coulomb_gan.training.presets import KERNEL, METHODS, OLD_METHODS, experiment, method
+from pages import SMALL, check_page, files, shown_here
+
+
+def quickly(e, out, **options): return fit(e, out, progress=False)
+
+def not_rendered(source, out, **parameters): return Path(out, 'report.html')
+
+
+# --- pages --------------------------------------------------------------------------------------------------------
+
+def test_methods_side_by_side_in_2d(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_module, 'execute', partial(execute, n_samples=500))
+    methods = ['coulomb-more-charges-no-self-term', 'wgan-gp']
+    page = compare('mixture', tmp_path / 'runs', methods=methods, seeds=2, report=tmp_path / 'report', progress=False,
+                   **SMALL | dict(steps=4))
+    assert page == tmp_path / 'report' / 'report.html'
+    check_page(tmp_path / 'report', 2, str(tmp_path))
+    result = json.loads((tmp_path / 'report' / 'result.json').read_text())
+    assert [*result] == methods and all([*seeds] == ['0', '1'] for seeds in result.values())
+    learned, standard = result[methods[0]]['0'], result['wgan-gp']['0']
+    assert {'energy', 'r2', 'slope', 'within_3sigma', 'steps', 'seconds'} <= learned.keys() and 'r2' not in standard
+    assert learned['steps'] == 4 and learned['energy'] != result[methods[0]]['1']['energy']
+
+
+def test_methods_of_texts_side_by_side(place, monkeypatch):
+    monkeypatch.setattr(compare_module, 'execute', not_rendered)
+    tiny = dict(width_g=8, width_d=8, depth_g=1, depth_d=1, batch=16, steps=2, eval_samples=640)
+    compare('text-builtin', place / 'runs', methods=['coulomb', 'wgan-gp'], seeds=1, progress=False, **tiny)
+    text, _ = shown_here('methods', name='', out='runs', n_samples=640)
+    assert '**text-builtin**, 2 methods, seeds 0; batch 16.' in text
+    assert '| method | steps | F | JSD-4 | JSD-6 | R² | slope |' in text
+    result = json.loads((place / 'runs' / 'result.json').read_text())
+    assert {'energy', 'jsd4', 'jsd6', 'r2'} <= result['coulomb']['0'].keys() and 'r2' not in result['wgan-gp']['0']
+    run = load_run(place / 'runs/coulomb-0')
+    found = jsds(run.sample(640)[:LINES].argmax(-1), ngram_models(run))
+    assert result['coulomb']['0']['jsd4'] == found[4]
+
+
+# --- what is trained ----------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def compared(tmp_path_factory):
+    "Two methods and two seeds of a second's preset"
+    out = tmp_path_factory.mktemp('place') / 'methods'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare_module, 'execute', not_rendered)
+        compare('tiny', out, ['exact-force', 'coulomb'], seeds=2, progress=False, data='mixture', steps=3)
+    return out
+
+
+def test_each_run_is_the_one_that_fit_makes(compared, tmp_path):
+    "With evaluations at every tenth of its steps"
+    e = method('exact-force', experiment('tiny', data='mixture', steps=3, eval_every=1)).changed(seed=1)
+    alone = quickly(e, tmp_path / 'run')
+    assert compared_runs(compared)['exact-force'][1].experiment == e
+    assert torch.equal(alone.sample(50), load_run(compared / 'exact-force-1').sample(50))
+
+
+def test_runs_come_in_the_order_of_methods_and_seeds(compared, tmp_path):
+    for name in ('mine-0', 'coulomb-10', 'a-2-3'): (tmp_path / name).symlink_to(compared / 'coulomb-0')
+    for name in ('coulomb-0', 'coulomb-1', 'exact-force-0'): (tmp_path / name).symlink_to(compared / name)
+    (tmp_path / 'report').mkdir()
+    assert {key: [*seeds] for key, seeds in compared_runs(tmp_path).items()} == {
+        'coulomb': [0, 1, 10], 'exact-force': [0], 'a-2': [3], 'mine': [0]}
+    assert [*compared_runs(tmp_path)] == ['coulomb', 'exact-force', 'a-2', 'mine']
+
+
+def test_a_folder_that_is_no_run_is_named(compared, tmp_path):
+    (tmp_path / 'coulomb-0').mkdir()
+    with pytest.raises(RunError, match='coulomb-0 holds no run'): compared_runs(tmp_path)
+
+
+def test_a_comparison_goes_on_with_the_steps_it_had_chosen(compared, monkeypatch):
+    monkeypatch.setattr(compare_module, 'execute', not_rendered)
+    monkeypatch.setattr(compare_module, 'affordable', lambda *a: pytest.fail('it was measured again'))
+    before = files(compared)
+    compare('tiny', compared, ['exact-force', 'coulomb'], seeds=2, seconds=5., progress=False, data='mixture')
+    assert files(compared) == before
+    monkeypatch.setattr(compare_module, 'affordable', lambda e, seconds: int(seconds))
+    compare('tiny', compared, ['non-saturating'], seeds=1, seconds=5., progress=False, data='mixture')
+    assert compared_runs(compared)['non-saturating'][0].state.progress.step == 5
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(methods=['coulomb', 'exact-forces']), "did you mean 'exact-force'"),
+    (dict(methods=['coulomb', 'released']), "the method 'released' was renamed to 'coulomb'"),
+    (dict(bacht=3), "did you mean 'batch'"), (dict(data='nowhere'), 'nowhere holds no prepared images'),
+    (dict(methods=['coulomb', 'wgan-gp'], networks='text'), 'texts'), (dict(batch=1), 'batch must')], ids=str)
+def test_what_is_wrong_is_told_before_the_first_is_trained(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message): compare('tiny', tmp_path / 'runs', progress=False, **options)
+    assert not (tmp_path / 'runs').exists()
+
+
+def test_a_method_is_the_same_whatever_preset_it_is_applied_to():
+    "But for the kernel, which belongs to the scale of the data, and the replay buffer, which counts in batches"
+    for name in METHODS:
+        found = []
+        for preset in ('mixture-exact-force', 'mixture', 'tiny'):
+            e = experiment(preset)
+            record = method(name, e)
+            assert (record.networks, record.optim, record.record) == (e.networks, e.optim, e.record)
+            options = {k: v for k, v in vars(record.objective).items() if k not in KERNEL}
+            if options.get('replay'): options['replay'] /= e.optim.batch
+            found.append((record.objective.name, options))
+        assert found[0] == found[1] == found[2]
+    assert method('coulomb', experiment('mixture-exact-force')).objective.name == 'coulomb'
+
+
+@pytest.mark.parametrize('old', OLD_METHODS)
+def test_old_names_of_methods_are_answered_with_the_new(old):
+    with pytest.raises(ValueError, match=f'the method {old!r} was renamed to {OLD_METHODS[old]!r}'): method(old, Experiment())
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+def test_numbers_are_those_that_can_be_measured(compared):
+    run = compared_runs(compared)['coulomb'][0]
+    x, y = run.sample(300), run.data.test[:500]
+    found = compared_numbers(run, x, y, ngram_models(run))
+    assert {'energy', 'r2', 'slope', 'modes', 'within_3sigma', 'steps', 'seconds'} <= found.keys() and found['steps'] == 3
+    few = compared_numbers(run, x, y[:15], {})
+    assert 'energy' in few and 'r2' not in few and 'energy' not in compared_numbers(run, x, y[:1], {})
+    spent = run.state.progress
+    assert found['seconds'] == spent.seconds - spent.eval_seconds < spent.seconds
+
+
+def test_distances_in_feature_spaces_stand_in_the_table(compared, tmp_path):
+    (tmp_path / 'coulomb-0').symlink_to(compared / 'coulomb-0')
+    run = compared_runs(tmp_path)['coulomb'][0]
+    run.results = tmp_path
+    (tmp_path / 'result.json').write_text((compared / 'coulomb-0/result.json').read_text())
+    add_metrics(run, net=dict(frechet=3.25, bias=1.))
+    found = compared_numbers(run, run.sample(30), run.data.test[:30], {})
+    assert found['frechet in net'] == 3.25
+    table = comparison_table({'coulomb': {'0': found}, 'other': {'0': dict(steps=3, seconds=1.)}})
+    head, _, first, second = [[cell.strip() for cell in line.strip('|').split('|')] for line in table.splitlines()]
+    assert dict(zip(head, first))['frechet in net'] == '3.25' and dict(zip(head, second))['frechet in net'] == '–'
+    assert dict(zip(head, second)) | {'method': 'other', 'steps': '3', 'seconds of training': '1'} == dict(zip(head, second))
+
+
+def test_interval_is_that_of_students_distribution():
+    "The quantiles of a table: 12.706 for two values, 2.776 for five"
+    assert mean_interval([3.]) == '3' and mean_interval([4., 4., 4.]) == '4 ± 0'
+    # deviation sqrt(2), standard error 1
+    assert mean_interval([1., 3.]) == '2 ± 13'
+    # deviation sqrt(2.5), standard error 0.7071, so 1.963
+    assert mean_interval([1., 2., 3., 4., 5.]) == '3 ± 2'
+    assert mean_interval([1000., 1000.02]) == '1000 ± 0.13'
+
+
+@pytest.mark.parametrize('objective', ['coulomb', 'exact-force', 'wgan-gp'])
+@pytest.mark.parametrize('seconds', [1e-9, 9, 18])
+def test_steps_that_fit_into_a_time(objective, seconds, monkeypatch):
+    "By a clock that moves on by a quarter of a second at each reading: seven rounds in two seconds, the last read at 2.25"
+    monkeypatch.setattr('time.perf_counter', itertools.count(1, .25).__next__)
+    e = experiment('tiny', objective=objective, data='mixture', steps=3)
+    assert affordable(e, seconds) == max(1, int(seconds * 7 * ROUND / 2.25))
