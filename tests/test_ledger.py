@@ -50,11 +50,11 @@ def test_every_statement_has_a_row_that_points_at_a_section():
 
 def test_a_poor_ledger_is_rejected():
     rows = ledger()
-    first = rows[0][:1] + ['text', '1_field/01_kernels: Monotonicity', 'exact', 'holds']
+    first = rows[0][:1] + ['text', '1_field/02_kernels: Monotonicity', 'exact', 'holds']
     for bad, complaint in (([*rows[1:]], 'P1 has 0 rows'), ([*rows, rows[0]], 'P1 has 2 rows'),
                            ([first[:4], *rows[1:]], 'got 4 fields'), ([[*first[:4], 'works'], *rows[1:]], 'no such status'),
                            ([[*first[:2], '-', '-', 'not at hand'], *rows[1:]], 'P1: not at hand'),
                            ([[*first[:2], '', *first[3:]], *rows[1:]], 'none empty'),
-                           ([[*first[:2], '1_field/01_kernels: Nowhere', *first[3:]], *rows[1:]], "no heading with 'Nowhere'"),
+                           ([[*first[:2], '1_field/02_kernels: Nowhere', *first[3:]], *rows[1:]], "no heading with 'Nowhere'"),
                            ([r for r in rows if r[0] != 'A.1'], 'A.1 has no row')):
         assert any(complaint in line for line in faults(bad, HEADINGS)), complaint

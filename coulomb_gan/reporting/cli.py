@@ -16,7 +16,6 @@ import torch
 from .. import __version__
 from ..files import RunError
 from ..metrics.feature_extractors import inception, load_extractor, summary
-from ..options import choose
 from .cli_options import GroupedCommand, setting_options
 from .cli_prepare import prepare_data
 from .compare import compare
@@ -97,7 +96,8 @@ def reproduce_all(
 ):
     "Train each of NAMES and render its report."
     given = _given(changes)
-    presets = [choose(f'{name}-full' if full else name, EXPERIMENTS, 'experiment') for name in names]
+    presets = [f'{name}-full' if full else name for name in names]
+    for preset in presets: experiment(preset)  # a wrong name is refused before anything is trained
     for preset in presets: check_report(experiment(preset, **given), out / preset, report)
     for name, preset in zip(names, presets):
         click.echo(f'{preset}: training in {out / preset}, then the report')

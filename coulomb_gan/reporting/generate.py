@@ -6,6 +6,7 @@
 __all__ = ['write_samples', 'export_generator']
 
 # %% ../../nbs/7_reporting/05_generate.ipynb #4b359dbd
+import copy
 from io import BytesIO
 from pathlib import Path
 
@@ -45,7 +46,8 @@ _FORMS = {'images': ('', '.npz'), 'points': ('.npz',), 'text': ('.npz', '.txt')}
 def _form(run, out):
     "The ending of a file, or none for a folder. Raises ValueError for a form that such samples do not have."
     kind = run.data.kind
-    ending = out.suffix if out.suffix in ('.npz', '.txt') else ''
+    is_file = out.suffix.lower() in ('.npz', '.npy', '.txt', '.png', '.jpg', '.pt')
+    ending = out.suffix if is_file else ''
     if ending in _FORMS[kind]: return ending
     names = {'': 'a folder', '.npz': 'x.npz', '.txt': 'x.txt'}
     expected = ' or '.join(names[form] for form in _FORMS[kind])
@@ -72,6 +74,7 @@ def write_samples(
     out = Path(out)
     check_writable(out.parent)
     form = _form(run, out)
+    if out.is_dir() and any(out.iterdir()): raise ValueError(f'{out} is not empty; choose another --out')
     x = run.sample(n, seed)
     samples = _stored(run, x)
     if form == '': _write_pictures(samples, out)
@@ -87,7 +90,7 @@ def export_generator(
     e = run.experiment
     z = torch.randn(e.optim.batch, e.networks.latent)
     n = torch.export.Dim('n', min=2)
-    generator = run.state.g_ema.cpu()
+    generator = copy.deepcopy(run.state.g_ema).cpu()
     program = torch.export.export(generator, (z,), dynamic_shapes=({0: n},))
     buffer = BytesIO()
     torch.export.save(program, buffer)

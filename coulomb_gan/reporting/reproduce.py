@@ -33,11 +33,13 @@ def reported_run(
     results: str = '',  # folder for the numbers; empty: the run folder
     **small: Any,  # options of the small run, by their flat names
 ) -> Run:  # finished
-    "Trains, continues or loads the run of a notebook; the progress bar is cleared at its end."
+    "Trains, continues or loads the run of a notebook. Raises ValueError for `data_path` beside a name."
     if out and not name: return finished_run(Path(out), data=data_path, results=results)
     if not out:
         place = Path(tempfile.mkdtemp(), 'run')
         return fit(experiment(name, settings, **small), place, progress=False)
+    if data_path:
+        raise ValueError("data_path is for a run that is there; with a name, give settings {'data': FOLDER}")
     from IPython.display import clear_output
     run = fit(experiment(name, settings), Path(out))
     clear_output()
