@@ -7,7 +7,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from torch.testing import assert_close
 
 from coulomb_gan.objectives.base import Batch, Passes
-from coulomb_gan.objectives.standard import NonSaturating
+from coulomb_gan.objectives.standard import Minimax, NonSaturating
 
 GAME = NonSaturating()
 
@@ -87,3 +87,22 @@ def test_the_game_is_played_in_turn_with_one_update_each():
 
 def test_it_has_no_options():
     with pytest.raises(TypeError): NonSaturating(1.)
+
+
+@property_test
+@given(outputs(5), outputs(7))
+def test_minimax_is_a_zero_sum_game(d_x, d_y):
+    "What G pays for its samples, D gains from them; the discriminator is the non-saturating game's"
+    b = Batch(torch.zeros(5), torch.zeros(7), None)
+    loss_d, loss_g = Minimax().loss_d(lambda x, y: (d_x, d_y), b), Minimax().loss_g(lambda x: d_x, b)
+    assert_close(loss_d, losses(d_x, d_y)[0])
+    assert_close(loss_g, -cross_entropy(d_x, torch.zeros_like(d_x)))
+    assert_close(loss_d + loss_g, cross_entropy(d_y, torch.ones_like(d_y)), atol=1e-9, rtol=1e-9)
+
+
+def test_minimax_saturates():
+    d_x = torch.tensor([-50., 0., 50.], dtype=torch.float64, requires_grad=True)
+    loss = Minimax().loss_g(lambda x: d_x, Batch(torch.zeros(3), torch.zeros(3), None))
+    slope, = torch.autograd.grad(loss, d_x)
+    assert_close(slope, -torch.sigmoid(d_x.detach()) / 3)
+    assert slope[0].abs() < 1e-20
