@@ -175,9 +175,11 @@ def read_config(
     out: Path,  # a run folder
 ) -> dict:  # as `Experiment.to_dict`, with `environment` and `dataset`
     "The configuration of a run; one of version 0.1 is converted. Raises RunError if it is damaged."
-    config = read_json(Path(out, 'config.json'))
-    is_nested = isinstance(config.get('networks'), Mapping)
-    return config if is_nested else config_of_0_1(config)
+    path = Path(out, 'config.json')
+    config = read_json(path)
+    if isinstance(config.get('networks'), Mapping): return config
+    try: return config_of_0_1(config)
+    except ValueError as error: raise RunError(f'{path} is damaged ({error}); restore it from a copy') from error
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #09f2c596
 def _flat(config, prefix=''):
