@@ -145,10 +145,12 @@ class Registry(dict[str, Any]):
     ):  # a class decorator
         "Registers a class. Raises ValueError if another one has the name."
         def register(cls):
-            holder = self.get(name, cls).__name__
-            if holder != cls.__name__: raise ValueError(f'the {self.what} {name!r} is taken by {holder}')
+            holder = self.get(name, cls)
+            if holder.__name__ != cls.__name__:
+                raise ValueError(f'the {self.what} {name!r} is taken by {holder.__name__}')
             cls.name = name
-            self[name] = cls
+            at_work = cls.__module__ == '__main__'
+            if not at_work or holder.__module__ == '__main__': self[name] = cls
             return cls
         return register
     def find(self,
