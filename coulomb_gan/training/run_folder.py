@@ -179,7 +179,8 @@ def read_config(
     config = read_json(path)
     if isinstance(config.get('networks'), Mapping): return config
     try: return config_of_0_1(config)
-    except ValueError as error: raise RunError(f'{path} is damaged ({error}); restore it from a copy') from error
+    except ValueError as error:
+        raise RunError(f'{path} is damaged ({error}); restore it from a copy') from error
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #09f2c596
 def _flat(config, prefix=''):

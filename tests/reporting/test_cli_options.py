@@ -208,7 +208,7 @@ WRONG = {
     '--charges -1': 'charges must',
     '--replay -1': 'replay must',
     '--objective gan': "did you mean 'wgan-gp'?",
-    '--objective qqqq': 'expected one of coulomb, exact-force, non-saturating, wgan-gp',
+    '--objective qqqq': 'expected one of coulomb, exact-force',
     '--activation-d relu': 'elu',
     '--objective wgan-gp --charges 128': "charges is not for networks 'mlp' and objective 'wgan-gp'",
     '--objective non-saturating --replay 256': "replay is not for networks 'mlp' and objective 'non-saturating'",
