@@ -21,7 +21,7 @@ from .cli_prepare import prepare_data
 from .compare import compare
 from .generate import export_generator, write_samples
 from .reproduce import check_report, evaluate_run, render, reproduce
-from ..training.config import RENAMED, options as _options
+from ..training.config import RENAMED, option_value, options
 from ..training.fit import fit
 from ..training.loading import load_run
 from ..training.presets import EXPERIMENTS, METHODS, experiment
@@ -58,11 +58,7 @@ def show(
 ):
     "Print the settings of the experiment NAME."
     e = experiment(name, **_given(changes))
-    for option, path in _options(e).items():
-        value = e
-        for part in path: value = getattr(value, part)
-        shown = getattr(value, 'name', value)  # a record goes by its name
-        click.echo(f'{option} = {shown}')
+    for option in options(e): click.echo(f'{option} = {option_value(e, option)}')
 
 # %% ../../nbs/7_reporting/08_cli.ipynb #cd351c5e
 @setting_options
@@ -97,8 +93,8 @@ def reproduce_all(
     "Train each of NAMES and render its report."
     given = _given(changes)
     presets = [f'{name}-full' if full else name for name in names]
-    for preset in presets: experiment(preset)  # a wrong name is refused before anything is trained
-    for preset in presets: check_report(experiment(preset, **given), out / preset, report)
+    planned = {preset: experiment(preset, **given) for preset in presets}
+    for preset, e in planned.items(): check_report(e, out / preset, report)
     for name, preset in zip(names, presets):
         click.echo(f'{preset}: training in {out / preset}, then the report')
         page = reproduce(preset, out / preset, report and report / name, **given)

@@ -22,7 +22,7 @@ from ..locks import locked
 from ..metrics.equilibrium import Diagnostics
 from ..objectives.coulomb import Coulomb
 from ..tables import table
-from ..training.config import Experiment, options
+from ..training.config import Experiment, option_value, options
 from ..training.loading import Run
 from ..training.older_runs import result_of_0_1
 
@@ -68,22 +68,14 @@ def headline(
             f"seed {result['seed']}. Data: **{run.data_name}**, {len(data.train):,} training and "
             f'{len(data.test):,} held-out {noun}.')
 
-# %% ../../nbs/7_reporting/02_sections.ipynb #1c39f644
-def _value(e, path):
-    "Of an option, by the names from the experiment down to it."
-    value = e
-    for name in path: value = getattr(value, name)
-    return getattr(value, 'name', value)  # a record goes by its name
-
 # %% ../../nbs/7_reporting/02_sections.ipynb #273cb4a4
 def settings(
     e: Experiment,  # to be shown
 ) -> str:  # Markdown
     "A table of all options, those that differ from the default first; of the place of the data its name."
     default = Experiment(networks=type(e.networks)(), objective=type(e.objective)())
-    paths = options(e)
-    here = {name: _value(e, path) for name, path in paths.items()}
-    usual = {name: _value(default, path) for name, path in paths.items()}
+    here = {name: option_value(e, name) for name in options(e)}
+    usual = {name: option_value(default, name) for name in options(e)}
     here['data'] = Path(e.data).name
     differing = [(name, value, usual[name]) for name, value in here.items() if value != usual[name]]
     others = [(name, value, '') for name, value in here.items() if value == usual[name]]

@@ -44,8 +44,7 @@ def flushed():
 # %% ../../nbs/6_training/10_safeguards.ipynb #301bf9fa
 def _finite_weights(t):
     "Whether every weight of both networks is finite."
-    nets = [net for net in (t.g, t.d) if net is not None]
-    weights = [w for net in nets for w in net.parameters()]
+    weights = [*t.weights_g, *t.weights_d]
     return all(w.isfinite().all() for w in weights)
 
 # %% ../../nbs/6_training/10_safeguards.ipynb #9c93f181
