@@ -67,7 +67,7 @@ def _step(mesh, u, velocity, most):
     "One Heun step: u after it, and its length, at most `most`."
     v = velocity(u)
     emptying = _passing(mesh, v) / .4
-    relaxing = mesh.relaxation * u.abs().max().item()
+    relaxing = mesh.relaxation * u.abs().max().item() / .2
     h = min(most, 1 / max(emptying, relaxing, 1e-300))
     first = _rate(mesh, u, v)
     while True:

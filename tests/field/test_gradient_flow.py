@@ -199,6 +199,20 @@ def test_stops_on_the_way_change_the_result_to_second_order(moves):
     assert abs(np.polyfit(np.log(cuts), np.log(errors), 1)[0] + 2) < .1
 
 
+@pytest.mark.parametrize('m, n, xi', [(1, 256, 1), (1, 256, 4), (2, 96, 1), (2, 96, 2)])
+@pytest.mark.parametrize('d, eps', [(1., .5), (3., .5), (.5, .2)])
+def test_rate_near_rest_in_one_call(m, n, xi, d, eps):
+    "A small wave on a uniform density decays at p_0 xi^2 k_hat(xi), also if nobody stops on the way"
+    mesh = Torus(n, m, 2 * math.pi, Plummer(d, eps))
+    p_0 = torch.full(mesh.shape, (2 * math.pi)**-m, dtype=torch.float64)
+    wave = torch.meshgrid(*[mesh.r] * m, indexing='ij')[0].mul(xi).cos()
+    rate = (p_0.mean() * xi**2 * Plummer(d, eps).spectrum(torch.tensor(float(xi**2)).double(), m)).item()
+    after, = evolve(mesh, p_0 * (1 + 1e-3 * wave), [.5 / rate], p_0)
+    left = ((after - p_0) * wave).sum() / (1e-3 * p_0 * wave**2).sum()
+    # Heun at h lambda <= .2: .8 %; cells and minmod at the extrema: (xi h)^2 / 8, .1 %
+    assert_close(-left.log().item() / .5, 1., rtol=.01, atol=0)
+
+
 # --- the ball against the box -------------------------------------------------------------------------------------
 
 def test_ball_agrees_with_box():
