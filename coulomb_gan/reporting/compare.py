@@ -131,12 +131,13 @@ def compared_runs(
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #c9bdab87
 def _regression(run, y):
-    "How well D has learned its potential; nothing without a potential, or with too few held-out samples."
+    "How well D has learned its potential; nothing without one, with few held-out samples, or amid noise."
     e = run.experiment
     batch = e.optim.batch
     enough = len(y) // 2 * 2 >= max(batch, 16)
     if not isinstance(e.objective, Coulomb) or not enough: return {}
     found = run.diagnose(y, charges=batch)
+    if found.r2 is None: return {}
     return {'r2': found.r2, 'slope': found.slope}
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #ac6719aa
@@ -187,7 +188,7 @@ def ngram_models(
     return training_models(data.train, len(data.corpus.vocabulary), STATISTICS, progress=False)
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #68ff7e78
-COLUMNS = {'energy': 'F', 'jsd4': 'JSD-4', 'jsd6': 'JSD-6', 'r2': 'R²', 'slope': 'slope', 'modes': 'modes',
+COLUMNS = {'energy': 'F', 'jsd4': 'JSD-4', 'jsd6': 'JSD-6', 'r2': 'signed R²', 'slope': 'slope', 'modes': 'modes',
            'within_3sigma': 'within 3σ', 'share_min': 'least mode frequency', 'share_max': 'greatest',
            'seconds': 'seconds of training'}  # of the table, in this order; others follow
 

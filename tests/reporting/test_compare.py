@@ -49,7 +49,7 @@ def test_methods_of_texts_side_by_side(place, monkeypatch):
     compare('text-builtin', place / 'runs', methods=['coulomb', 'wgan-gp'], seeds=1, progress=False, **tiny)
     text, _ = shown_here('methods', name='', out='runs', n_samples=640)
     assert '**text-builtin**, 2 methods, seeds 0; batch 16.' in text
-    assert '| method | steps | F | JSD-4 | JSD-6 | R² | slope |' in text
+    assert '| method | steps | F | JSD-4 | JSD-6 | signed R² | slope |' in text
     result = json.loads((place / 'runs' / 'result.json').read_text())
     assert {'energy', 'jsd4', 'jsd6', 'r2'} <= result['coulomb']['0'].keys() and 'r2' not in result['wgan-gp']['0']
     run = load_run(place / 'runs/coulomb-0')
