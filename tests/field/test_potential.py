@@ -1,4 +1,5 @@
 """The field against loops in float64: values, symmetries, statistics, refusals and memory."""
+import itertools
 import subprocess
 import sys
 
@@ -288,6 +289,48 @@ def test_potentials_read_the_potential_at_the_charges(c):
     phi_x, phi_y = potentials(x, y, kernel)
     close(phi_x, potential(x, x, y, kernel), kernel)
     close(phi_y, potential(y, x, y, kernel), kernel)
+
+
+# --- expectations: every minibatch of a law on three points, with its probability ----------------------------------
+
+def every_minibatch(n_x, n_y, space, p_x, p_y):
+    "(x, y, probability) of all of them"
+    for i in itertools.product(range(len(space)), repeat=n_x + n_y):
+        i_x, i_y = list(i[:n_x]), list(i[n_x:])
+        yield space[i_x], space[i_y], p_x[i_x].prod() * p_y[i_y].prod()
+
+
+LAWS = torch.tensor([[.2, .3, .5], [.6, .4, 0.]], dtype=torch.float64)
+
+@pytest.mark.parametrize('d, eps', [(1., 1.), (3., .5)])
+@pytest.mark.parametrize('n_x, n_y', [(2, 2), (3, 2)])
+def test_energy_exceeds_that_of_the_laws_by_half_the_self_terms(n_x, n_y, d, eps):
+    space, kernel, (p_x, p_y) = cloud(0, 3, 2), Plummer(d, eps), LAWS
+    k = kernel(space, space)
+    want = (p_y - p_x) @ k @ (p_y - p_x) / 2
+    lift = ((k_0(kernel) - p_x @ k @ p_x) / n_x + (k_0(kernel) - p_y @ k @ p_y) / n_y) / 2
+    kept, dropped = (sum(p * energy(x, y, kernel, unbiased) for x, y, p in every_minibatch(n_x, n_y, space, *LAWS))
+                     for unbiased in (False, True))
+    close(dropped, want, kernel)
+    close(kept, want + lift, kernel)
+    assert lift > 1e-3 * k_0(kernel)
+
+
+@pytest.mark.parametrize('d, eps', [(1., 1.), (3., .5)])
+@pytest.mark.parametrize('n_x', [2, 3])
+@pytest.mark.parametrize('first', range(3))
+def test_force_at_a_sample_lacks_its_share_of_the_repulsion(n_x, d, eps, first):
+    "Given that the first sample is at a: attraction and (n - 1) / n of the repulsion; the weight n / (n - 1) mends it"
+    space, kernel, (p_x, p_y) = cloud(0, 3, 2), Plummer(d, eps), LAWS
+    a = space[first:first + 1]
+    w = 2 * kernel.slope((a - space).square().sum(1))[:, None] * (a - space)
+    pull_x, pull_y = p_x @ w, p_y @ w
+    def mean_force(weight_x):
+        batches = every_minibatch(n_x - 1, 2, space, p_x, p_y)
+        return sum(p * force(a, torch.cat([a, x]), y, kernel, weight_x=weight_x)[0] for x, y, p in batches)
+    close(mean_force(1.), pull_y - (n_x - 1) / n_x * pull_x, kernel)
+    close(mean_force(n_x / (n_x - 1)), pull_y - pull_x, kernel)
+    assert (pull_x / n_x).abs().max() > 1e-3
 
 
 # --- refusals: one line that says what was got --------------------------------------------------------------------
