@@ -107,7 +107,7 @@ def _at_zero(kernel, like):
 # %% ../../nbs/1_field/03_potential.ipynb #f1e1d001
 def _mean(sums, n, kernel, strength):
     "Mean over n charges of one sign, from the sums over the n - 1 others and the self term."
-    if not strength: return sums / (n - 1)
+    if isinstance(strength, float | int) and strength == 0: return sums / (n - 1)  # k(0) may be infinite
     k0 = _at_zero(kernel, sums)
     weight = (1 - strength / n) / max(n - 1, 1)
     return sums * weight + strength * k0 / n
@@ -130,7 +130,7 @@ def potentials(
     x: Tensor,  # generated minibatch, `(n_x, m)`
     y: Tensor,  # real minibatch, `(n_y, m)`
     kernel: Kernel,  # any radial kernel, finite at 0 if `self_term`
-    self_term: float = 1.,  # strength of k(c,c): 1 as released; 0 averages over the other charges
+    self_term: float | Tensor = 1.,  # strength of k(c,c): 1 as released; 0 averages over the other charges
     finite: bool = True,  # search for NaN and infinity first; False where the caller does
     block: int = 4096,  # rows of the joint matrix at a time
     more_x: Tensor | None = None,  # further negative charges `(k, m)`, at which nothing is read
@@ -143,7 +143,7 @@ def potentials(
     all_x, all_y = widened(kernel.of_r2, finite, x=all_x, y=all_y)
     n_x = len(all_x)
     n_y = len(all_y)
-    if self_term != 1 and min(n_x, n_y) < 2:
+    if min(n_x, n_y) < 2 and self_term != 1:
         raise ValueError(f'self_term={self_term:g} needs 2 charges a side, got {n_x} and {n_y}')
     rows = torch.arange(len(x) + len(y), device=x.device)
     rows[len(x):] += n_x - len(x)

@@ -25,9 +25,14 @@ class Charges(Objective):
     eps: float = 1.  # softening length (P5), data units; paper 1, mixture 3
     eps_end: float | None = None  # softening after the last step, decayed exponentially (A.5); None keeps eps
     self_term: float = 1.  # strength of the self term: 1 keeps k(c,c), as released; 0 drops it
+    keep_self_weight: bool = False  # strength times (eps now / eps)^d: 2 strength k(0) / N stays
     charges: int = 0  # further real samples of a step, charges only; released 0
     replay: int = 0  # generated samples of earlier steps kept as charges; released 0
     ranges: ClassVar[dict] = {'self_term': (0, 1e12), 'charges': (0, 1e9), 'replay': (0, 1e9)}
+    def __post_init__(self):
+        super().__post_init__()
+        if self.keep_self_weight and self.eps_end is None:
+            raise ValueError('keep_self_weight needs a softening that shrinks: give eps_end')
     def kernel(self,
         b: Batch,  # gives the softening of this step
     ) -> Plummer:
@@ -39,6 +44,16 @@ class Charges(Objective):
         if self.eps_end is None: return {'eps': self.eps}
         ratio = self.eps_end / self.eps
         return {'eps': self.eps * ratio**t}
+
+# %% ../../nbs/2_objectives/03_coulomb.ipynb #8d4097c1
+@patch
+def strength(self: Charges,
+    kernel: Plummer,  # of this step
+) -> float | Tensor:
+    "The strength of the self term of this step."
+    if not self.keep_self_weight: return self.self_term
+    shrunk = kernel.eps / self.eps
+    return self.self_term * shrunk**self.d
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #99e09fdb
 @patch
@@ -134,13 +149,13 @@ def targets(self: Coulomb,
     kernel = self.kernel(b)
     if not self.smoothing:
         further = dict(more_x=more_x, more_y=more_y)
-        phi = potentials(flat_x, flat_y, kernel, self.self_term, finite=False, **further)
+        phi = potentials(flat_x, flat_y, kernel, self.strength(kernel), finite=False, **further)
         return b.x, y, *phi
     a_x = _beside(x, self.smoothing, b.gen)
     a_y = _beside(y, self.smoothing, b.gen)
     all_x = torch.cat([flat_x, more_x])
     all_y = torch.cat([flat_y, more_y])
-    phi = _potentials_beside(a_x.flatten(1), a_y.flatten(1), all_x, all_y, kernel, self.self_term)
+    phi = _potentials_beside(a_x.flatten(1), a_y.flatten(1), all_x, all_y, kernel, self.strength(kernel))
     return a_x, a_y, *phi
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #c768e890
@@ -169,7 +184,8 @@ def pull(self: ExactForce,
     y = b.y.flatten(1)
     charges = torch.cat([x, more_x])
     n = len(charges)
-    weight_x = (n - self.self_term) / (n - 1)
+    kernel = self.kernel(b)
+    weight_x = (n - self.strength(kernel)) / (n - 1)
     on_cpu = x.device.type == 'cpu'
     block = 256 if on_cpu else 4096  # tiles that stay in a processor's cache
-    return force(x, charges, y, self.kernel(b), block=block, weight_x=weight_x, finite=False)
+    return force(x, charges, y, kernel, block=block, weight_x=weight_x, finite=False)

@@ -116,11 +116,11 @@ def diagnose(self: Run,
     batch = e.optim.batch
     learned = None
     if isinstance(objective, Coulomb): learned = partial(sample, self.state.d, batch=batch)
+    kernel = last_kernel(self)
     self_term = 1.
-    if isinstance(objective, Charges): self_term = objective.self_term
+    if isinstance(objective, Charges): self_term = objective.strength(kernel)
     of_target = charges or objective.n_real(batch)
     y = y.to(e.record.device)
-    kernel = last_kernel(self)
     return _diagnose(self.sample, learned, y, kernel, batch=of_target, n=n, self_term=self_term)
 
 # %% ../../nbs/6_training/09_loading.ipynb #14f15cc5

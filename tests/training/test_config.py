@@ -37,7 +37,7 @@ CHARGES = {
     'd': Change(2., 'weights'),
     'eps': Change(2., 'weights'),
     'eps_end': Change(.1, 'weights'),
-    'self_term': Change(.5, 'weights'),
+    'self_term': Change(.5, 'weights'), 'keep_self_weight': Change(True, 'weights', dict(eps_end=.5)),
     'charges': Change(5, 'weights'),
     'replay': Change(32, 'weights'),
 }

@@ -22,6 +22,7 @@ IMAGES = dict(networks='dcgan', width_g=64, width_d=16)
 CASES = VARIANTS | {
     'schedules': dict(decay='exponential', lr_end=.01, eps=3., eps_end=.3, ema=.9),
     'exact force with schedules': dict(objective='exact-force', charges=16, self_term=0., decay='cosine', eps_end=.5),
+    'a self term of constant weight': dict(eps_end=.5, keep_self_weight=True),
     'a replay buffer that fills up': dict(charges=16, replay=72, self_term=.5),      # four and a half batches
     'a replay buffer of less than a batch': dict(replay=10),
     'mixed precision': dict(precision='bfloat16'),

@@ -54,7 +54,7 @@ def test_settings_metrics_and_data_are_those_of_the_run():
     e = run.experiment
     assert plain(e.networks) == dict(name='mlp', latent=2, width_g=6, width_d=4, depth_g=2, depth_d=1, batch_norm_g=True,
                                      activation_d='leaky_relu', hinge_spread=5.)
-    assert plain(e.objective) == dict(name='exact-force', d=1., eps=3., eps_end=None, self_term=0., charges=8, replay=32)
+    assert plain(e.objective) == dict(name='exact-force', d=1., eps=3., eps_end=None, self_term=0., keep_self_weight=False, charges=8, replay=32)
     assert (e.optim.batch, e.optim.ema, e.optim.beta1, e.record.seed, e.record.energy_eps) == (16, .9, .5, 3, 3.)
     assert [line['step'] for line in run.metrics] == [10, 20]
     assert run.state.progress == Progress(step=20, seconds=run.state.progress.seconds, finished=True, best_step=20,
@@ -132,11 +132,11 @@ def read(**options):
 
 CASES = [
     (dict(objective='coulomb', smoothing=.5, alternating=True),
-     dict(name='coulomb', d=1., eps=3., eps_end=None, self_term=0., charges=8, replay=32, smoothing=.5, alternating=True)),
+     dict(name='coulomb', d=1., eps=3., eps_end=None, self_term=0., keep_self_weight=False, charges=8, replay=32, smoothing=.5, alternating=True)),
     (dict(objective='non-saturating'), dict(name='non-saturating')),
     (dict(objective='wgan-gp'), dict(name='wgan-gp', critic_steps=1, penalty=dict(weight=10., target=1.))),
     (dict(objective='direct', eps_end=.3),
-     dict(name='exact-force', d=1., eps=3., eps_end=.3, self_term=0., charges=8, replay=32)),
+     dict(name='exact-force', d=1., eps=3., eps_end=.3, self_term=0., keep_self_weight=False, charges=8, replay=32)),
     (dict(networks='dcgan', batch_norm_d=False),
      dict(name='dcgan', latent=2, width_g=6, width_d=4, batch_norm_d=False)),
     (dict(networks='text'), dict(name='text', latent=2, width_g=6, width_d=4, depth_g=2, depth_d=1)),
