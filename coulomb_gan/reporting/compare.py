@@ -188,8 +188,9 @@ def ngram_models(
     return training_models(data.train, len(data.corpus.vocabulary), STATISTICS, progress=False)
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #68ff7e78
-COLUMNS = {'energy': 'F', 'jsd4': 'JSD-4', 'jsd6': 'JSD-6', 'r2': 'signed R²', 'slope': 'slope', 'modes': 'modes',
-           'within_3sigma': 'within 3σ', 'share_min': 'least mode frequency', 'share_max': 'greatest',
+COLUMNS = {'energy': 'F', 'jsd4': 'JSD-4', 'jsd6': 'JSD-6', 'r2': 'signed R²', 'slope': 'slope',
+           'modes': 'modes', 'within_3sigma': 'within 3σ', 'share_min': 'least mode frequency',
+           'share_max': 'greatest',
            'seconds': 'seconds of training'}  # of the table, in this order; others follow
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #78af1170
