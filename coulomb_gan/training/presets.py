@@ -48,8 +48,8 @@ EXPERIMENTS = {
     'lsun': _images.changed(data='data/lsun'),
     'folder': _images.changed(data='data/folder'),
     'text-builtin': _text.changed(
-        data='text-builtin', width_g=64, width_d=64, depth_g=2, depth_d=2, batch=64, steps=6000, lr_g=2e-3,
-        lr_d=4e-3, beta1=.5, ema=.99, decay='exponential', eval_every=1000),
+        data='text-builtin', width_g=64, width_d=64, depth_g=2, depth_d=2, batch=64, steps=6000, lr_g=4e-3,
+        lr_d=8e-3, beta1=.5, ema=.99, decay='exponential', eval_every=1000),
     'billion_word': _text.changed(data='data/billion_word'),
 }
 

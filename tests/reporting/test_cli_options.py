@@ -208,7 +208,7 @@ WRONG = {
     '--networks resnet': 'dcgan',
     '--device gpu': "'gpu'",
     '--device meta': "'meta'",
-    '--self-term -1': 'self_term must',
+    '--self-term -1': 'self_term must', '--keep-self-weight': 'keep_self_weight needs a softening that shrinks: give eps_end',
     '--charges -1': 'charges must',
     '--replay -1': 'replay must',
     '--objective gan': "did you mean 'wgan-gp'?",
