@@ -13,7 +13,7 @@ from coulomb_gan.data.catalogue import load
 from coulomb_gan.field.potential import energy
 from coulomb_gan.metrics.mode_coverage import mode_coverage
 from coulomb_gan.metrics.registry import metric
-from coulomb_gan.reporting.advise import advise
+from coulomb_gan.reporting.advise import advise, scales
 from coulomb_gan.tables import table
 from coulomb_gan.training.evaluation import energy_kernel
 from coulomb_gan.training.fit import fit
@@ -29,7 +29,7 @@ CASES = {
 def advised(name, exact, batch):
     "The kernel that the advice names, as options."
     data = load(name)
-    found = {s.setting: s.value for s in advise(data.floats(data.train), batch, exact)}
+    found = {s.setting: s.value for s in advise(scales(data.floats(data.train)), batch, exact)}
     return {option: round(found[option], 2) for option in ('d', 'eps', 'eps_end')}
 
 

@@ -40,7 +40,7 @@ def intrinsic_dimension(
     logs = (farthest / nearest)[known].log() / 2
     mean = logs.sum(1).mean()
     if not mean > 0: raise ValueError('got samples that are nearly all alike, expected different ones')
-    return (neighbours - 2) / mean.item()
+    return (neighbours - 1) / mean.item()
 
 # %% ../../nbs/7_reporting/06_advise.ipynb #a4329159
 def _half_slope(q):
@@ -159,42 +159,42 @@ def _softening(s, d):
     no_false_minimum = 1.6 * s.extent / threshold
     still_visible = s.typical / 2
     first = max(last, min(no_false_minimum, still_visible))
-    why = f'1.6 × extent / {threshold:.2f} = {no_false_minimum:.3g}, at most half a typical distance'
+    why = f'1.6 × extent / {threshold:.2f}: no false minimum'
+    if first < no_false_minimum:
+        kept = threshold * first
+        why = f'half a typical distance; clusters beyond {kept:.3g} can keep an excess sample'
     return [Suggestion('eps', first, why), Suggestion('eps_end', last, 'half of the smallest feature')]
 
 # %% ../../nbs/7_reporting/06_advise.ipynb #5032884e
 def _charges(s, kernel, batch, exact):
     "The charges that the exact force needs at once, or the minibatches that D has to average over."
-    spread = math.sqrt(s.trace)
-    of_shift = batch_for_shift(s.trace, .1 * spread)
+    of_shift = batch_for_shift(s.trace, s.feature)
     of_variance = batch_for_variance(s.trace, .1 * s.trace, kernel)
     needed = max(of_shift, of_variance)
-    why = f'N* = {of_shift:.0f} for a tenth of the spread, {of_variance:.0f} for a tenth of the variance'
+    why = f'N* = {of_shift:.0f} for a shift by the feature, {of_variance:.0f} for a tenth of the variance'
+    if s.rank < 16: why += '; a lower bound'
     more = max(0., needed - batch)
     if exact: return Suggestion('charges', math.ceil(more), why)
     return Suggestion('minibatches that D averages', needed / batch, why)
 
-# %% ../../nbs/7_reporting/06_advise.ipynb #edf7a70d
-def _self_term(y, s, kernel, batch):
-    "The self term as released, with its bound beside the energy of a small shift."
-    direction = y[0] - y.mean(0)
-    length = .1 * math.sqrt(s.trace)
-    shifted = y + length * direction / direction.norm()
-    energy = kernel(y, y).mean() - kernel(y, shifted).mean()
-    bound = math.log(2) * self_term_weight(kernel, batch)
-    why = f'at most {bound:.2g}, a shift by a tenth of the spread has F = {energy:.2g}; with keep_self_weight'
-    return Suggestion('self_term', 1., why)
+# %% ../../nbs/7_reporting/06_advise.ipynb #23eaecf1
+def _self_term(s, kernel, batch):
+    "The self term as released, and what its divergence weighs over the energy for a small shift."
+    variance = s.trace / s.rank
+    slope = kernel.slope(torch.tensor(2 * s.trace).double())
+    weight = self_term_weight(kernel, batch) / 2
+    ratio = weight / (4 * variance * slope.abs().item())
+    return Suggestion('self_term', 1., f'for a small shift {ratio:.2g} times the energy; with keep_self_weight')
 
-# %% ../../nbs/7_reporting/06_advise.ipynb #fafaba7e
+# %% ../../nbs/7_reporting/06_advise.ipynb #882dedc6
 def advise(
-    samples: Tensor,  # real samples, floats `(n, *shape)`
+    s: Scales,  # of the data set, from `scales`
     batch: int = 128,  # N, samples of each kind an update
     exact: bool = False,  # for the exact force; else for a D that learns the potential
 ) -> list[Suggestion]:
-    "Settings that the theory pages suggest for a data set. Raises ValueError for unfit samples."
+    "Settings that the theory pages suggest for a data set. Raises ValueError for a batch below 1."
     if batch < 1: raise ValueError(f'batch must be at least 1, got {batch}')
-    s = scales(samples)
-    exponent = Suggestion('d', 1., 'a steeper potential is harder to learn')
+    exponent = Suggestion('d', 1., 'a steeper potential was not learned on digits')
     if exact: exponent = _exponent(s)
     softening = _softening(s, exponent.value)
     first = softening[0].value
@@ -202,8 +202,7 @@ def advise(
     charges = _charges(s, kernel, batch, exact)
     found = [exponent, *softening, charges]
     if exact: return found
-    y = _some(samples, s.n, seed=0)
-    return [*found, _self_term(y, s, kernel, batch)]
+    return [*found, _self_term(s, kernel, batch)]
 
 # %% ../../nbs/7_reporting/06_advise.ipynb #d113fdaf
 def _measured(s):
@@ -221,10 +220,11 @@ def advice(
     batch: int = 128,  # N, samples of each kind an update
 ) -> str:  # lines
     "The scales of a data set, and the suggestions for a learned potential and for the exact force."
-    lines = [*_measured(scales(samples))]
+    s = scales(samples)
+    lines = [*_measured(s)]
     for exact in (False, True):
         method = 'the exact force' if exact else 'a D that learns the potential'
         lines.append(f'suggested for {method}, batch {batch}')
-        found = advise(samples, batch, exact)
+        found = advise(s, batch, exact)
         lines += [f'  {f.setting:26} {f.value:<8.3g} {f.why}' for f in found]
     return '\n'.join(lines)
