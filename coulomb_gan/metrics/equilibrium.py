@@ -85,7 +85,7 @@ class Diagnostics:
     self_term_share: float  # of the mean square of D's target; 0 for targets without self term
     r2: float | None = None  # signed R^2 of D on Phi, as all that follows of `Regression`; None: D not judged
     slope: float | None = None  # of D on Phi alone
-    explained: float | None = None  # 1 - E (D - Phi)^2 / var Phi
+    explained: float | None = None  # 1 - E (D - Phi)^2 / var Phi; 1 for Phi itself
     phi_weight: float | None = None  # of Phi where D is regressed on both terms of its optimum
     self_weight: float | None = None  # of the self term
     r2_both: float | None = None  # share of D's variance that both explain
@@ -122,12 +122,13 @@ def _block_means(points, charges, kernel, most=32):
     return torch.stack(means)
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #fb33abaa
-def _own_share(mean_x, mean_y, kernel, strength):
-    "Each point's own share of the self term for one charge, times the strength; n generated points, n real."
+def _own_share(mean_x, mean_y, kernel, n_x, n_y):
+    "Each point's own share of the self term at strength 1, of n_x negative and n_y positive charges."
     n = len(mean_x) // 2
     k0 = kernel.of_r2(mean_x.new_zeros(()))
-    own = torch.cat([mean_x[:n] - k0, k0 - mean_y[n:]])
-    return strength * own
+    at_generated = (mean_x[:n] - k0) / n_x
+    at_real = (k0 - mean_y[n:]) / n_y
+    return torch.cat([at_generated, at_real])
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #8e916108
 def _halves(generate, real, n, batch, seed):
@@ -146,10 +147,11 @@ def diagnose(
     discriminator: Callable | None,  # D: `(n, *shape)` -> `(n,)` or `(n, 1)`, batches as trained; None: no D
     real: Tensor,  # real samples, best held out, floats `(n_total, *shape)`; their device is used
     kernel: Kernel,  # finite at 0
-    batch: int,  # minibatch of training, which sets the self term
+    batch: int,  # real charges in D's target; with the generated ones they set the self term
     n: int = 4096,  # charges a side, and fresh points a side; half of `real` if that is less
     self_term: float = 1.,  # strength of the self term in D's targets
     seed: int = 0,  # of the choice among `real`
+    n_negative: int | None = None,  # generated charges in D's target, if not as many as `batch`
 ) -> Diagnostics:
     "Energy, D against Phi and self term, and the self term's share, at fresh points. Raises ValueError."
     n = min(n, len(real) // 2)
@@ -162,11 +164,10 @@ def diagnose(
     found = {}
     if discriminator is not None:
         d = torch.cat([_read(discriminator, x[n:]), _read(discriminator, y[n:])])
-        own = _own_share(k_x.mean(0), k_y.mean(0), kernel, self_term / batch)
+        own = self_term * _own_share(k_x.mean(0), k_y.mean(0), kernel, n_negative or batch, batch)
         found = asdict(regression(d, readings, own, points))
     energy, low, high = energy_interval(readings)
     phi = readings.mean(0)
-    noise = charge_noise(readings) / phi.var()
-    share = self_term_share(flat_x, flat_y, kernel, batch, self_term)
     return Diagnostics(n=n, energy=energy.item(), energy_low=low.item(), energy_high=high.item(),
-                       noise=noise.item(), max_phi=phi.abs().max().item(), self_term_share=share, **found)
+                       noise=(charge_noise(readings) / phi.var()).item(), max_phi=phi.abs().max().item(),
+                       self_term_share=self_term_share(flat_x, flat_y, kernel, batch, self_term), **found)

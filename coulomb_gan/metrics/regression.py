@@ -19,7 +19,7 @@ class Regression:
     "How well D knows the potential Phi, alone and beside the self term S; None: cannot be said."
     r2: float | None = None  # share of D's variance that a line in Phi explains, with the sign of its slope
     slope: float | None = None  # of D on Phi alone
-    explained: float | None = None  # 1 - E (D - Phi)^2 / var Phi; 1 at best, no lower limit
+    explained: float | None = None  # 1 - E (D - Phi)^2 / var Phi; 1 for Phi itself, no lower limit
     phi_weight: float | None = None  # of Phi where D is regressed on Phi and S; 1 at the optimum
     self_weight: float | None = None  # of S beside it; 1 at the optimum
     r2_both: float | None = None  # share of D's variance that both explain
@@ -33,14 +33,18 @@ def charge_noise(
     scatter = centred.var(-2).mean(-1)
     return scatter / readings.shape[-2]
 
+# %% ../../nbs/5_metrics/09_regression.ipynb #0f712b12
+_ROWS = 2048  # points whose neighbours are looked up, at most
+_NEIGHBOURS = 8  # of each
+
 # %% ../../nbs/5_metrics/09_regression.ipynb #6caa4e58
-def _product_of_neighbours(own, places, rows=2048, count=8):
+def _product_of_neighbours(own, places):
     "Mean product of a point's own share and that of its nearest others, over at most so many points."
-    step = math.ceil(len(own) / rows)
+    step = math.ceil(len(own) / _ROWS)
     chosen = torch.arange(0, len(own), step, device=own.device)
     r2_ij = squared_distances(places[chosen], places)
     r2_ij.scatter_(1, chosen[:, None], math.inf)
-    nearest = r2_ij.topk(count, largest=False).indices
+    nearest = r2_ij.topk(_NEIGHBOURS, largest=False).indices
     return (own[chosen] * own[nearest].mean(1)).mean()
 
 # %% ../../nbs/5_metrics/09_regression.ipynb #9f7cb0d6
@@ -61,7 +65,8 @@ def _both(alone, d, phi, own, phi2, points):
     self2 = _self_variance(own, d, phi, points)
     phi_self = (phi * own).mean()
     apart = self2 - phi_self**2 / phi2  # what a line in Phi leaves of the variance of S
-    error = own2 / min(8 * len(d), 16384)**.5  # of a mean over 2,048 points, eight neighbours each
+    products = _NEIGHBOURS * min(len(d), _ROWS)
+    error = own2 / products**.5
     if not apart > 6 * error: return alone
     d_phi = (d * phi).mean()
     d_self = (d * own).mean()

@@ -25,7 +25,7 @@ class Charges(Objective):
     eps: float = 1.  # softening length (P5), data units; paper 1, mixture 3
     eps_end: float | None = None  # softening after the last step, decayed exponentially (A.5); None keeps eps
     self_term: float = 1.  # strength of the self term: 1 keeps k(c,c), as released; 0 drops it
-    keep_self_weight: bool = False  # strength times (eps now / eps)^d: 2 strength k(0) / N stays
+    keep_self_weight: bool = False  # strength times (eps now / eps)^d, so that strength k(0) stays
     charges: int = 0  # further real samples of a step, charges only; released 0
     replay: int = 0  # generated samples of earlier steps kept as charges; released 0
     ranges: ClassVar[dict] = {'self_term': (0, 1e12), 'charges': (0, 1e9), 'replay': (0, 1e9)}

@@ -173,8 +173,7 @@ def _charges(s, kernel, batch, exact):
     needed = max(of_shift, of_variance)
     why = f'N* = {of_shift:.0f} for a shift by the feature, {of_variance:.0f} for a tenth of the variance'
     if s.rank < 16: why += '; a lower bound'
-    more = max(0., needed - batch)
-    if exact: return Suggestion('charges', math.ceil(more), why)
+    if exact: return Suggestion('charges', max(0, math.ceil(needed) - batch), why)
     return Suggestion('minibatches that D averages', needed / batch, why)
 
 # %% ../../nbs/7_reporting/06_advise.ipynb #23eaecf1
@@ -184,7 +183,8 @@ def _self_term(s, kernel, batch):
     slope = kernel.slope(torch.tensor(2 * s.trace).double())
     weight = self_term_weight(kernel, batch) / 2
     ratio = weight / (4 * variance * slope.abs().item())
-    return Suggestion('self_term', 1., f'for a small shift {ratio:.2g} times the energy; with keep_self_weight')
+    why = f'for a small shift {ratio:.2g} times the energy; with keep_self_weight'
+    return Suggestion('self_term', 1., why)
 
 # %% ../../nbs/7_reporting/06_advise.ipynb #882dedc6
 def advise(

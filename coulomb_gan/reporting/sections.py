@@ -163,7 +163,7 @@ def diagnostics_table(
     if isinstance(e.objective, Coulomb):
         rows += [('signed R² of D on the potential', found.r2, f'{found.noise:.0%} of its variance is noise'),
                  ('slope of D on the potential alone', found.slope, 'negative: D points the wrong way'),
-                 ('share of the potential that D explains', found.explained, '1 at best, no lower limit'),
+                 ('share of the potential that D explains', found.explained, '1 for the potential itself'),
                  ('weight of the potential in D', found.phi_weight, '1 at the optimum'),
                  ('weight of the self term in D', found.self_weight, '1 at the optimum'),
                  ('share of the self term in the target', found.self_term_share, f'{charges} charges a side')]

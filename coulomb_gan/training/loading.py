@@ -8,7 +8,7 @@ __all__ = ['IN_MEMORY', 'find_data', 'Run', 'last_kernel', 'restore', 'load_run'
 # %% ../../nbs/6_training/09_loading.ipynb #fc1ae754
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,12 @@ def diagnose(self: Run,
     self_term = 1.
     if isinstance(objective, Charges): self_term = objective.strength(kernel)
     of_target = charges or objective.n_real(batch)
+    n_negative = batch + getattr(objective, 'replay', 0)
     y = y.to(e.record.device)
-    return _diagnose(self.sample, learned, y, kernel, batch=of_target, n=n, self_term=self_term)
+    found = _diagnose(self.sample, learned, y, kernel, batch=of_target, n=n, self_term=self_term,
+                      n_negative=n_negative)
+    if not getattr(objective, 'smoothing', 0): return found
+    return replace(found, phi_weight=None, self_weight=None, r2_both=None)  # beside its charge S is another
 
 # %% ../../nbs/6_training/09_loading.ipynb #14f15cc5
 def restore(

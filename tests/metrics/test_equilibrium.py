@@ -312,3 +312,19 @@ def test_refusal_is_one_line(name):
     use, words = REFUSED[name]
     with pytest.raises(ValueError) as caught: use()
     assert words in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_weights_with_other_numbers_of_charges_on_either_side():
+    "The exact optimum of a target with 64 negative and 512 positive charges: each side's share has its own N"
+    n_x, n_y, shift = 64, 512, 3 * torch.eye(8, dtype=torch.float64)[0]
+    kernel = Plummer(1., 1.)
+    def k_to(a, seed, move): return kernel(a, cloud(seed, 20_000, 8) + move).mean(1)
+    def optimum(a):
+        k_x, k_y = k_to(a, 11, shift), k_to(a, 12, 0.)
+        of_model = torch.sigmoid(((a**2).sum(1) - ((a - shift)**2).sum(1)) / 2)
+        return k_y - k_x - of_model * (1 - k_x) / n_x + (1 - of_model) * (1 - k_y) / n_y
+    def read(**options):
+        return diagnose(lambda n: cloud(1, n, 8) + shift, optimum, cloud(2, 4000, 8), kernel, n_y, n=2000, **options)
+    right, wrong = read(n_negative=n_x), read()
+    assert abs(right.phi_weight - 1) < .1 and abs(right.self_weight - 1) < .15
+    assert wrong.self_weight is None or abs(wrong.self_weight - 1) > .5       # 512 charges on both sides

@@ -14,7 +14,7 @@ def draw(seed, *shape, dtype=torch.float64):
 
 def flat(seed, n, q, m): return draw(seed, n, q) @ torch.linalg.qr(draw(99, m, q))[0].T
 
-def values(samples, **options): return {s.setting: s.value for s in advise(samples, **options)}
+def values(samples, **options): return {s.setting: s.value for s in advise(scales(samples), **options)}
 
 
 # --- what is measured ---------------------------------------------------------------------------------------------
@@ -23,7 +23,7 @@ def values(samples, **options): return {s.setting: s.value for s in advise(sampl
 @pytest.mark.parametrize('q, m', [(1, 1), (1, 3), (2, 2), (3, 50), (6, 6)])
 def test_dimension_of_flat_pieces(q, m, n):
     r2 = squared_distances(*2 * [flat(q, n, q, m)])
-    assert intrinsic_dimension(r2) == pytest.approx(q, rel=.25)      # ten neighbours of 500: a tenth, and the bias
+    assert intrinsic_dimension(r2) == pytest.approx(q, rel=.2)      # ten neighbours of 500: 1 %, and the bias
 
 
 @pytest.mark.parametrize('apart', [10., 30.])
@@ -98,8 +98,8 @@ def test_charges_fill_up_the_batch(batch):
 
 
 def test_more_of_the_batch_is_less_self_term():
-    def bound(batch): return float(advise(draw(0, 500, 3), batch)[-1].why.split()[2].rstrip(','))
-    assert bound(64) == pytest.approx(2 * bound(128), rel=.05)       # two digits are printed
+    def ratio(batch): return float(advise(scales(draw(0, 500, 3)), batch)[-1].why.split()[4])
+    assert ratio(64) == pytest.approx(2 * ratio(128), rel=.05)       # two digits are printed
 
 
 def test_lines_name_every_setting():
@@ -125,7 +125,7 @@ REFUSED = {
     'two places': (lambda: scales(torch.eye(2).repeat(50, 1)), 'nearly all alike'),
     'nan': (lambda: scales(draw(0, 100, 2) / 0), 'NaN or infinite'),
     'integers': (lambda: scales(torch.ones(100, 3, dtype=torch.int64)), 'must hold floats'),
-    'batch': (lambda: advise(draw(0, 100, 2), batch=0), 'batch must be at least 1, got 0'),
+    'batch': (lambda: advise(scales(draw(0, 100, 2)), batch=0), 'batch must be at least 1, got 0'),
     'neighbours': (lambda: intrinsic_dimension(torch.ones(10, 10)), 'got 10 samples, expected more than 11')}
 
 @pytest.mark.parametrize('name', REFUSED)

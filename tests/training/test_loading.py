@@ -145,6 +145,13 @@ def test_a_run_of_every_objective_is_read_back(name, tmp_path):
     assert (kernel.d, kernel.eps) == (1., 1.)
 
 
+def test_beside_its_charge_the_self_term_has_no_weight(tmp_path):
+    "With smoothing D's target is read beside the charges, where the self term is another"
+    run = train(TINY.changed(smoothing=.5), tmp_path / 'run')
+    found = run.diagnose(run.data.floats(run.data.test))
+    assert found.r2 is not None and (found.phi_weight, found.self_weight, found.r2_both) == (None, None, None)
+
+
 def test_the_kernel_is_that_of_the_last_step():
     for objective in ('coulomb', 'exact-force'):
         e = TINY.changed(objective=objective, d=2., eps=3., eps_end=.3, energy_eps=7.)
