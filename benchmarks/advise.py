@@ -24,6 +24,8 @@ EXACT = dict(objective='exact-force', charges=1024, self_term=0.)
 CASES = {
     'digits': {'learned': ('digits', 4000, {}), 'exact force': ('digits', 4000, EXACT)},
     'mixture': {'learned': ('mixture', 20_000, {}), 'exact force': ('mixture-exact-force', 10_000, {})}}
+# kernels tried beside the preset's and the advised one
+TRIED = {('digits', 'learned'): {'steeper': dict(d=4., eps=3., eps_end=2.)}}
 
 
 def advised(name, exact, batch):
@@ -51,7 +53,8 @@ def rows(name, seeds, out):
     for method, (preset, steps, options) in CASES[name].items():
         plain = experiment(preset, steps=steps, eval_every=steps, **options)
         advice = advised(name, method == 'exact force', plain.optim.batch)
-        for label, kernel in (('preset', {}), ('advised', advice)):
+        kernels = {'preset': {}, 'advised': advice} | TRIED.get((name, method), {})
+        for label, kernel in kernels.items():
             for seed in range(seeds):
                 e = plain.changed(seed=seed, **kernel)
                 run = fit(e, out/f'{name}-{method.split()[0]}-{label}-{seed}')

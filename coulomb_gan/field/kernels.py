@@ -12,7 +12,7 @@ from math import exp, inf, lgamma, log, pi
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .distances import check_floats, narrowed, squared_distances, widened
+from .distances import narrowed, squared_distances, widened
 
 # %% ../../nbs/1_field/02_kernels.ipynb #884ea97c
 class Kernel:
@@ -22,6 +22,11 @@ class Kernel:
     ) -> Tensor:  # same shape
         "Value f."
         raise NotImplementedError
+    def at_zero(self,
+        like: Tensor,  # says the type and the device
+    ) -> Tensor:  # scalar
+        "k(0), infinite where the kernel is not bounded."
+        return self.of_r2(like.new_zeros(()))
     def slope(self,
         r2: Tensor,  # squared distances, any shape, at least 0
     ) -> Tensor:  # same shape

@@ -149,7 +149,7 @@ class Ball(Mesh):
         kernel: Kernel,  # finite at 0
     ):
         positive(n=n, radius=radius)
-        k0 = kernel.of_r2(torch.zeros(()).double())
+        k0 = kernel.at_zero(torch.zeros(0, dtype=torch.float64))
         if m < 2 or not k0.isfinite():
             raise ValueError(f'a ball needs m of at least 2 and a kernel finite at 0, got m={m} and {kernel}')
         self.shape = (n,)

@@ -54,7 +54,6 @@ def self_term_weight(
     "`2 strength k(0) / N`. Raises ValueError unless n is at least 1, strength not negative and k(0) finite."
     if n < 1: raise ValueError(f'n must be at least 1, got {n}')
     if not strength >= 0: raise ValueError(f'strength must be at least 0, got {strength}')
-    zero = torch.zeros((), dtype=torch.float64)
-    k0 = kernel.of_r2(zero).item()
+    k0 = kernel.at_zero(torch.zeros(0, dtype=torch.float64)).item()
     positive(k0=k0)
     return 2 * strength * k0 / n

@@ -99,16 +99,11 @@ def force(
     pull_x = _pull(p, q_x, kernel, block)
     return narrowed(pull_y - weight_x * pull_x, a.dtype, finite)
 
-# %% ../../nbs/1_field/03_potential.ipynb #da48f991
-def _at_zero(kernel, like):
-    "k(0), in the type and on the device of a tensor."
-    return kernel.of_r2(like.new_zeros(()))
-
 # %% ../../nbs/1_field/03_potential.ipynb #f1e1d001
 def _mean(sums, n, kernel, strength):
     "Mean over n charges of one sign, from the sums over the n - 1 others and the self term."
     if isinstance(strength, float | int) and strength == 0: return sums / (n - 1)  # k(0) may be infinite
-    k0 = _at_zero(kernel, sums)
+    k0 = kernel.at_zero(sums)
     weight = (1 - strength / n) / max(n - 1, 1)
     return sums * weight + strength * k0 / n
 
@@ -160,7 +155,7 @@ def _mean_within(c, kernel, unbiased, block):
     total = kernel_sums(c, c, kernel, block).sum()
     n = len(c)
     n_own = n if unbiased else 0
-    k0 = _at_zero(kernel, total)
+    k0 = kernel.at_zero(total)
     return (total - n_own * k0) / (n * n - n_own)
 
 # %% ../../nbs/1_field/03_potential.ipynb #f1e1d005

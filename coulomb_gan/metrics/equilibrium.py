@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from ..field.kernels import Kernel, check_floats, widened
+from ..field.distances import check_floats, widened
+from ..field.kernels import Kernel
 from ..field.potential import kernel_sums, potentials
 from .regression import Regression, charge_noise, regression
 
@@ -73,9 +74,9 @@ def self_term_share(
     return share.item()
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #1746eee8
-@dataclass(frozen=True)
-class Diagnostics:
-    "How far a game is from equilibrium; `dataclasses.asdict` makes it fit for a report."
+@dataclass(frozen=True, kw_only=True)
+class Diagnostics(Regression):
+    "How far a game is from equilibrium; the numbers of `Regression` are None if D is not judged."
     n: int  # charges a side, and fresh points a side
     energy: float  # F (P7), unbiased; 0 at equilibrium; length^-d
     energy_low: float  # lower end of its 95 % interval
@@ -83,12 +84,6 @@ class Diagnostics:
     noise: float  # Monte-Carlo share of the variance of Phi as read; above 1/4 D is not judged
     max_phi: float  # largest |Phi| over fresh data and samples, at least F; length^-d
     self_term_share: float  # of the mean square of D's target; 0 for targets without self term
-    r2: float | None = None  # signed R^2 of D on Phi, as all that follows of `Regression`; None: D not judged
-    slope: float | None = None  # of D on Phi alone
-    explained: float | None = None  # 1 - E (D - Phi)^2 / var Phi; 1 for Phi itself
-    phi_weight: float | None = None  # of Phi where D is regressed on both terms of its optimum
-    self_weight: float | None = None  # of the self term
-    r2_both: float | None = None  # share of D's variance that both explain
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #9f13e23a
 def _check_sizes(x, real, n, batch):
@@ -125,7 +120,7 @@ def _block_means(points, charges, kernel, most=32):
 def _own_share(mean_x, mean_y, kernel, n_x, n_y):
     "Each point's own share of the self term at strength 1, of n_x negative and n_y positive charges."
     n = len(mean_x) // 2
-    k0 = kernel.of_r2(mean_x.new_zeros(()))
+    k0 = kernel.at_zero(mean_x)
     at_generated = (mean_x[:n] - k0) / n_x
     at_real = (k0 - mean_y[n:]) / n_y
     return torch.cat([at_generated, at_real])

@@ -10,7 +10,7 @@ import math
 
 import torch
 from torch import Tensor
-from ..field.kernels import check_floats
+from ..field.distances import check_floats
 from .nearest_neighbours import nearest
 
 # %% ../../nbs/5_metrics/06_mode_coverage.ipynb #498d03bb

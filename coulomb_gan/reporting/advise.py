@@ -50,6 +50,12 @@ def _half_slope(q):
     def slope(u): return 2 * u * chi2.pdf(u, q) / chi2.cdf(u, q)
     return brentq(lambda u: slope(u) - q / 2, q / 100, 20 * q + 20)
 
+# %% ../../nbs/7_reporting/06_advise.ipynb #43541a9e
+def _pair_distances(r2_ij):
+    "Distances of all pairs, sorted."
+    above = torch.ones_like(r2_ij, dtype=torch.bool).triu(1)
+    return r2_ij[above].double().sqrt().sort().values
+
 # %% ../../nbs/7_reporting/06_advise.ipynb #4e6c011d
 def _growth(r, steps=120, window=3):
     "Radii, and the slope of log C over log r at each, from the sorted distances of all pairs."
@@ -68,8 +74,7 @@ def smallest_feature(
     q: float,  # intrinsic dimension
 ) -> float:  # standard deviation in one direction, data units
     "From the first r at which the number of pairs within r grows more slowly than r^(q/2)."
-    above = torch.ones_like(r2_ij, dtype=torch.bool).triu(1)
-    r = r2_ij[above].double().sqrt().sort().values
+    r = _pair_distances(r2_ij)
     radii, slope = _growth(r)
     slow = slope < q / 2
     at = radii[slow][0] if slow.any() else r[-1]
@@ -103,10 +108,9 @@ def _some(samples, most, seed):
 def _lengths(r2_ij):
     "Median distance to the nearest other, root mean square distance, distance below which 99 % lie."
     nearest = _apart(r2_ij).amin(1).median().sqrt()
-    pairs = r2_ij[~torch.eye(len(r2_ij), dtype=torch.bool)]
-    typical = pairs.mean().sqrt()
-    rank = math.ceil(.99 * len(pairs))
-    extent = pairs.kthvalue(rank).values.sqrt()
+    r = _pair_distances(r2_ij)
+    typical = r.square().mean().sqrt()
+    extent = r[math.ceil(.99 * len(r)) - 1]
     return nearest.item(), typical.item(), extent.item()
 
 # %% ../../nbs/7_reporting/06_advise.ipynb #cb078d8d
@@ -146,8 +150,7 @@ class Suggestion:
 def _exponent(s):
     "The exponent for the exact force, as far as Adam can follow it."
     most = 10.
-    if s.typical > 1: most = min(10., math.log(1e6) / math.log(s.typical))
-    most = max(1., most)
+    if s.typical > 1: most = max(1., min(most, math.log(1e6) / math.log(s.typical)))
     d = min(max(1., s.q - 2), most)
     return Suggestion('d', d, f'q - 2 with q = {s.q:.1f}, at least 1, at most {most:.2g}')
 

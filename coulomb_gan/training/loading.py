@@ -120,7 +120,7 @@ def diagnose(self: Run,
     self_term = 1.
     if isinstance(objective, Charges): self_term = objective.strength(kernel)
     of_target = charges or objective.n_real(batch)
-    n_negative = batch + getattr(objective, 'replay', 0)
+    n_negative = charges or batch + getattr(objective, 'replay', 0)
     y = y.to(e.record.device)
     found = _diagnose(self.sample, learned, y, kernel, batch=of_target, n=n, self_term=self_term,
                       n_negative=n_negative)
