@@ -82,12 +82,15 @@ class Plummer(Kernel):
     def __post_init__(self): positive(d=self.d, eps=self.eps)
     def of_r2(self, r2):
         u = r2 + self.eps**2
-        power = -self.d / 2
-        return u ** power
+        u **= -self.d / 2
+        return u
     def slope(self, r2):
+        u = r2 + self.eps**2
         weight = -self.d / 2
-        slope = weight * self.of_r2(r2)
-        return slope / (r2 + self.eps**2)
+        slope = u ** weight
+        slope *= weight
+        slope /= u
+        return slope
     def curvature(self, r2):
         f = self.of_r2(r2)
         u = r2 + self.eps**2

@@ -4,11 +4,18 @@ import torch
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from coulomb_gan.field import pair_sums
 from coulomb_gan.field.kernels import EnergyDistance, Gaussian, Laplace, Plummer, positive
 from coulomb_gan.field.potential import energy, force, kernel_sums, potential, potentials
 
 HALF, BRAIN, SINGLE, DOUBLE = torch.float16, torch.bfloat16, torch.float32, torch.float64
 ZERO = torch.zeros(1, dtype=DOUBLE)
+
+
+@pytest.fixture(autouse=True, params=['few pairs', 'by products'])
+def worth(request, monkeypatch):
+    "The same with float32 products wherever these are allowed, as for many pairs"
+    if request.param == 'by products': monkeypatch.setattr(pair_sums, 'WORTH', 0)
 
 
 def cloud(seed, n, m, size, dtype):
@@ -102,8 +109,9 @@ def test_squares_beyond_float64_are_refused(reading):
 
 
 @pytest.mark.parametrize('dtype', [HALF, BRAIN, SINGLE])
-def test_vouched_for_points_are_not_looked_at(dtype):
+def test_vouched_for_points_are_not_looked_at(dtype, monkeypatch):
     "Whatever is read back from a GPU is a wait in the training step; half precision is widened all the same"
+    monkeypatch.setattr(pair_sums, 'WORTH', float('inf'))  # float32 products read, and are not used on a GPU
     class Looks(TorchDispatchMode):
         count = 0
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):

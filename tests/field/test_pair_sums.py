@@ -1,0 +1,164 @@
+"""Sums over all pairs by float32 products: what they promise, for every kind of points, and where they are not used."""
+import pytest
+import torch
+from torch.testing import assert_close
+
+from coulomb_gan.field import pair_sums
+from coulomb_gan.field.distances import squared_distances
+from coulomb_gan.field.kernels import Coulomb, EnergyDistance, Gaussian, Laplace, Plummer
+from coulomb_gan.field.pair_sums import Products, allowed_in_sums, kernel_matrix, kernel_sums, pull_sums, sum_within
+from coulomb_gan.field.potential import potential, potentials
+
+PROMISE = 3e-6  # of k(0), or of the largest pull of one charge
+KERNELS = [Plummer(1., 1.), Plummer(3., .1), Plummer(1., .01), Plummer(.5, 3.), Plummer(4., 1.), Gaussian(.5), Laplace(1.)]
+
+
+def uniform(gen, n, m): return torch.rand(n, m, generator=gen)
+
+def off_the_origin(gen, n, m): return 1e3 + torch.randn(n, m, generator=gen)
+
+def grey(gen, n, m): return torch.rand(n, 1, generator=gen).expand(n, m).contiguous()
+
+def two_values(gen, n, m): return torch.randint(0, 2, (n, m), generator=gen).float()
+
+def two_crowds(gen, n, m): return torch.rand(n, m, generator=gen) * .01 + 5 * (torch.arange(n) % 2)[:, None]
+
+def an_outlier(gen, n, m): return torch.cat([torch.rand(n - 1, m, generator=gen), torch.full((1, m), 300.)])
+
+KINDS = [uniform, off_the_origin, grey, two_values, two_crowds, an_outlier]
+
+
+def pairs(kind, m, n_a=300, n_b=700):
+    "Points and charges of one kind; some charges are points, some nearly"
+    gen = torch.Generator().manual_seed(m)
+    a, b = kind(gen, n_a, m), kind(gen, n_b, m)
+    b[:40] = a[:40]
+    b[40:80] = a[40:80] + 1e-4 * torch.rand(40, m, generator=gen)
+    return a, b
+
+
+def largest_pull(kernel):
+    r2 = torch.logspace(-12, 8, 1000).double()
+    return (2 * kernel.slope(r2) * r2.sqrt()).abs().max().item()
+
+
+@pytest.fixture(autouse=True)
+def always_worth(monkeypatch): monkeypatch.setattr(pair_sums, 'WORTH', 0)
+
+
+# --- the promise --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('kernel', KERNELS, ids=repr)
+@pytest.mark.parametrize('m', [1, 3, 5, 64, 700])
+@pytest.mark.parametrize('kind', KINDS)
+def test_means_keep_the_promise(kind, m, kernel):
+    a, b = pairs(kind, m)
+    k0 = kernel.at_zero(a).item()
+    want = kernel_sums(a.double(), b.double(), kernel) / len(b)
+    assert_close(kernel_sums(a, b, kernel) / len(b), want, rtol=0, atol=PROMISE * k0)
+    got = kernel_matrix(a, b, kernel)
+    assert got.dtype == torch.float32
+    assert_close(got.double(), kernel(a.double(), b.double()), rtol=0, atol=PROMISE * k0)
+
+
+@pytest.mark.parametrize('kernel', KERNELS, ids=repr)
+@pytest.mark.parametrize('m', [1, 3, 5, 64, 700])
+@pytest.mark.parametrize('kind', KINDS)
+def test_pulls_keep_the_promise(kind, m, kernel):
+    a, b = pairs(kind, m)
+    want = pull_sums(a.double(), b.double(), kernel) / len(b)
+    # the bound asks for 5e-6 of one pair; a mean of 700 stays below the promise
+    assert_close(pull_sums(a, b, kernel) / len(b), want, rtol=0, atol=PROMISE * largest_pull(kernel))
+
+
+@pytest.mark.parametrize('m', [3, 64, 512, 3072, 12288])
+@pytest.mark.parametrize('kind', [uniform, off_the_origin, grey, two_values])
+def test_products_stay_within_the_bound(kind, m):
+    a, b = pairs(kind, m, 100, 150)
+    left, right, s = pair_sums._operands(a, b)
+    got = pair_sums._product(pair_sums._parts(left, right))
+    exact = torch.cdist(a.double(), b.double(), compute_mode='donot_use_mm_for_euclid_dist')**2
+    assert ((got - exact).abs() < pair_sums.product_rounding(m) * s[:, None]**2).all()
+
+
+def test_a_bound_too_small_would_be_noticed(monkeypatch):
+    "Were no pair ever near, the promise would be broken"
+    a, b = pairs(two_crowds, 64)
+    kernel = Plummer(1., .01)
+    monkeypatch.setattr(pair_sums, 'near_limit', lambda s, m, allowed: torch.full_like(s, -torch.inf).float())
+    error = kernel_sums(a, b, kernel) - kernel_sums(a.double(), b.double(), kernel)
+    assert not error.abs().max() / len(b) < PROMISE * 100
+
+
+# --- identities ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('block', [7, 300, 4096])
+def test_blocks_change_nothing_but_rounding(block):
+    a, b = pairs(uniform, 64)
+    # float32 sums of 1,024 terms of one sign
+    assert_close(kernel_sums(a, b, Plummer(), block), kernel_sums(a, b, Plummer()), rtol=1e-6, atol=0)
+    assert_close(pull_sums(a, b, Plummer(), block), pull_sums(a, b, Plummer()), rtol=0, atol=1e-5 * len(b))
+
+
+@pytest.mark.parametrize('n', [1, 2, 1024, 2500])
+@pytest.mark.parametrize('block', [100, 4096])
+def test_sum_within_takes_every_pair(n, block):
+    c = torch.rand(n, 5, generator=torch.Generator().manual_seed(n))
+    assert_close(sum_within(c, Plummer(), block), kernel_sums(c, c, Plummer()).sum(), rtol=1e-6, atol=0)
+
+
+def test_a_point_is_at_distance_zero_from_itself():
+    c = 1e3 + torch.rand(200, 64, generator=torch.Generator().manual_seed(0))
+    products = Products(c, c, allowed_in_sums(Plummer(), 64))
+    r2_ij, _, _ = products.tile(pair_sums.ALL, pair_sums.ALL)
+    assert (r2_ij.diagonal() == 0).all() and (squared_distances(c, c).diagonal() == 0).all()
+
+
+# --- where products are not used ----------------------------------------------------------------------------------
+
+def refuse(monkeypatch):
+    def init(self, *args): raise AssertionError('products were used')
+    monkeypatch.setattr(Products, '__init__', init)
+
+
+@pytest.mark.parametrize('kernel', [Coulomb(3), EnergyDistance()], ids=repr)
+def test_unbounded_kernels_take_the_slow_form(kernel, monkeypatch):
+    a, b = pairs(uniform, 8)
+    refuse(monkeypatch)
+    kernel_sums(a + 9, b, kernel)
+
+
+def test_float64_takes_the_slow_form(monkeypatch):
+    a, b = pairs(uniform, 8)
+    refuse(monkeypatch)
+    kernel_sums(a.double(), b.double(), Plummer())
+    with pytest.raises(AssertionError, match='products were used'): kernel_sums(a, b, Plummer())
+
+
+def test_gradients_take_the_slow_form():
+    a, b = pairs(uniform, 8)
+    a.requires_grad_()
+    found, = torch.autograd.grad(kernel_sums(a, b, Plummer()).sum(), a)
+    want = pull_sums(a.detach().double(), b.double(), Plummer())
+    # float32 gradients of 700 terms of size 0.4
+    assert_close(found.double(), want, rtol=0, atol=1e-4 * 700**.5)
+    with torch.no_grad(): assert not kernel_sums(a, b, Plummer()).requires_grad
+
+
+def test_products_that_pytorch_rounds_further_are_not_used():
+    a, b = pairs(uniform, 64)
+    want = kernel_sums(a.double(), b.double(), Plummer())
+    before = torch.backends.mkldnn.matmul.fp32_precision
+    torch.backends.mkldnn.matmul.fp32_precision = 'bf16'
+    try: got = kernel_sums(a, b, Plummer())
+    finally: torch.backends.mkldnn.matmul.fp32_precision = before
+    assert_close(got / len(b), want / len(b), rtol=0, atol=PROMISE)
+
+
+@pytest.mark.parametrize('bad', [torch.nan, torch.inf])
+@pytest.mark.parametrize('use', [lambda a, b: kernel_sums(a, b, Plummer()), lambda a, b: sum_within(b, Plummer()),
+                                 lambda a, b: potential(a, a, b, Plummer()), lambda a, b: potentials(a, b, Plummer())])
+def test_values_that_are_not_finite_are_refused(use, bad):
+    a, b = pairs(uniform, 8)
+    b[5, 3] = bad
+    with pytest.raises(ValueError, match='NaN'): use(a, b)
