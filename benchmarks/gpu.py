@@ -1,17 +1,19 @@
 """Everything an accelerator is needed for, in one command; each part leaves its result in OUT as soon as it has it.
 
-    python benchmarks/gpu.py OUT --faces FACES.tar [--features FILE.py:NAME] [--parts tests,step,train,measure,pack]
-                             [--minutes PART=MINUTES ...] [--samples N] [--part-mib 16] [--OPTION VALUE ...]
+    python benchmarks/gpu.py OUT --faces FACES.tar [--features FILE.py:NAME]
+                             [--parts tests,step,candidates,train,measure,pack] [--minutes PART=MINUTES ...]
+                             [--samples N] [--part-mib 16] [--OPTION VALUE ...]
 
-| part    | what it does                                                            | leaves             |
-|---------|-------------------------------------------------------------------------|--------------------|
-| tests   | the tests that need a GPU                                               | tests.txt          |
-| step    | benchmarks/step.py at 32 and 64 pixels, with its check against float64  | step.txt           |
-| train   | CelebA at 64x64 with the paper's networks, for its minutes; every       | celeba/, a run     |
-|         | minute an evaluation: energy, samples, checkpoint                       | folder; train.txt  |
-| measure | the diagnostics of equilibrium at held-out faces; with --features the   | measure.txt        |
-|         | Fréchet distance to held-out faces and its finite-sample bias           |                    |
-| pack    | the run folder with an inference checkpoint, split into parts           | celeba.tgz.00, ... |
+| part       | what it does                                                            | leaves             |
+|------------|-------------------------------------------------------------------------|--------------------|
+| tests      | the tests that need a GPU                                               | tests.txt          |
+| step       | benchmarks/step.py at 32 and 64 pixels, with its check against float64  | step.txt           |
+| candidates | benchmarks/candidates.py at 32 pixels: what could make the step faster  | candidates.txt     |
+| train      | CelebA at 64x64 with the paper's networks, for its minutes; every       | celeba/, a run     |
+|            | minute an evaluation: energy, samples, checkpoint                       | folder; train.txt  |
+| measure    | the diagnostics of equilibrium at held-out faces; with --features the   | measure.txt        |
+|            | Fréchet distance to held-out faces and its finite-sample bias           |                    |
+| pack       | the run folder with an inference checkpoint, split into parts           | celeba.tgz.00, ... |
 
 A part that fails or runs out of its minutes says so in its file, and the next one begins. FACES.tar holds any number of
 pictures; a tenth is held out. Further options are those of `coulomb-gan train celeba`. To render the report elsewhere:
@@ -44,7 +46,8 @@ from coulomb_gan.training.run_folder import environment, newest_checkpoint, read
 from coulomb_gan.training.state import inference_checkpoint
 
 HERE = Path(__file__).resolve().parent
-MINUTES = {'tests': 1.5, 'step': 1., 'train': 5., 'measure': 1., 'pack': .5}  # nine in all
+MINUTES = {'tests': 2., 'step': 1., 'candidates': 1.5, 'train': 3., 'measure': 1., 'pack': .5}  # nine in all
+GPU_TESTS = 'test_gpu.py', 'test_fused.py', 'test_candidates.py'
 KEPT = 10_000  # held-out faces whose features are kept
 
 
@@ -65,7 +68,7 @@ class Plan:
         return self.out / 'celeba'
 
 
-# --- tests and step: programs of their own ------------------------------------------------------------------------
+# --- tests, step, candidates: programs of their own ---------------------------------------------------------------
 
 def program(minutes, *arguments):
     "Runs Python as a process of its own and prints what it said, to the end of its minutes at most."
@@ -83,7 +86,8 @@ def program(minutes, *arguments):
 
 def tests(plan):
     "The tests that need a GPU."
-    program(plan.minutes['tests'], '-m', 'pytest', '-q', '-p', 'no:cacheprovider', 'tests/training/test_gpu.py')
+    files = [Path('tests', 'training', name) for name in GPU_TESTS]
+    program(plan.minutes['tests'], '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *files)
 
 
 def step(plan):
@@ -92,6 +96,14 @@ def step(plan):
     for side in (32, 64):
         program(plan.minutes['step'] / 2, HERE / 'step.py', '--side', side, '--device', plan.device,
                 '--seconds', .5, '--batch', batch)
+
+
+def candidates(plan):
+    "The benchmark of what could make the step faster; a batch or width of the options is a rehearsal's."
+    sizes = []
+    if 'batch' in plan.options: sizes += ['--batch', plan.options['batch']]
+    if 'width_g' in plan.options: sizes += ['--width', plan.options['width_g']]
+    program(plan.minutes['candidates'], HERE / 'candidates.py', '--device', plan.device, '--seconds', .3, *sizes)
 
 
 # --- train, measure, pack -----------------------------------------------------------------------------------------
@@ -160,7 +172,7 @@ def pack(plan):
     print(f'{len(data) / 2**20:.1f} MiB in parts of {plan.part_mib:g}')
 
 
-PARTS = {'tests': tests, 'step': step, 'train': train, 'measure': measure, 'pack': pack}
+PARTS = {'tests': tests, 'step': step, 'candidates': candidates, 'train': train, 'measure': measure, 'pack': pack}
 
 
 # --- the command --------------------------------------------------------------------------------------------------
