@@ -110,4 +110,4 @@ def test_old_names_are_allowed_where_old_files_are_read():
     "And needed there"
     where = [p for p in (*NOTEBOOKS, *TEXTS) if READS_OLD.search(name(p))]
     assert where and any('self_charge' in p.read_text(encoding='utf-8') for p in where)
-    assert found('self_charge', 'nbs/1_field/04_potential') and not found('self_charge', 'nbs/6_training/01_config')
+    assert found('self_charge', 'nbs/1_field/05_potential') and not found('self_charge', 'nbs/6_training/01_config')

@@ -3,11 +3,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from coulomb_gan.field import pair_sums
+from coulomb_gan.field import pair_sums, products
 from coulomb_gan.field.distances import squared_distances
 from coulomb_gan.field.kernels import Coulomb, EnergyDistance, Gaussian, Laplace, Plummer
-from coulomb_gan.field.pair_sums import Products, allowed_in_sums, kernel_matrix, kernel_sums, pull_sums, sum_within
+from coulomb_gan.field.pair_sums import kernel_matrix, kernel_sums, pull_sums, sum_within
 from coulomb_gan.field.potential import potential, potentials
+from coulomb_gan.field.products import Products, allowed_in_sums
 
 PROMISE = 3e-6  # of k(0), or of the largest pull of one charge
 KERNELS = [Plummer(1., 1.), Plummer(3., .1), Plummer(1., .01), Plummer(.5, 3.), Plummer(4., 1.), Gaussian(.5), Laplace(1.)]
@@ -43,7 +44,7 @@ def largest_pull(kernel):
 
 
 @pytest.fixture(autouse=True)
-def always_worth(monkeypatch): monkeypatch.setattr(pair_sums, 'WORTH', 0)
+def always_worth(monkeypatch): monkeypatch.setattr(pair_sums, '_WORTH', 0)
 
 
 # --- the promise --------------------------------------------------------------------------------------------------
@@ -75,17 +76,17 @@ def test_pulls_keep_the_promise(kind, m, kernel):
 @pytest.mark.parametrize('kind', [uniform, off_the_origin, grey, two_values])
 def test_products_stay_within_the_bound(kind, m):
     a, b = pairs(kind, m, 100, 150)
-    left, right, s = pair_sums._operands(a, b)
-    got = pair_sums._product(pair_sums._parts(left, right))
+    left, right, s = products._operands(a, b)
+    got = products._product(products._parts(left, right))
     exact = torch.cdist(a.double(), b.double(), compute_mode='donot_use_mm_for_euclid_dist')**2
-    assert ((got - exact).abs() < pair_sums.product_rounding(m) * s[:, None]**2).all()
+    assert ((got - exact).abs() < products.product_rounding(m) * s[:, None]**2).all()
 
 
 def test_a_bound_too_small_would_be_noticed(monkeypatch):
     "Were no pair ever near, the promise would be broken"
     a, b = pairs(two_crowds, 64)
     kernel = Plummer(1., .01)
-    monkeypatch.setattr(pair_sums, 'near_limit', lambda s, m, allowed: torch.full_like(s, -torch.inf).float())
+    monkeypatch.setattr(products, 'near_limit', lambda s, m, allowed: torch.full_like(s, -torch.inf).float())
     error = kernel_sums(a, b, kernel) - kernel_sums(a.double(), b.double(), kernel)
     assert not error.abs().max() / len(b) < PROMISE * 100
 
@@ -109,8 +110,8 @@ def test_sum_within_takes_every_pair(n, block):
 
 def test_a_point_is_at_distance_zero_from_itself():
     c = 1e3 + torch.rand(200, 64, generator=torch.Generator().manual_seed(0))
-    products = Products(c, c, allowed_in_sums(Plummer(), 64))
-    r2_ij, _, _ = products.tile(pair_sums.ALL, pair_sums.ALL)
+    tiles = Products(c, c, allowed_in_sums(Plummer(), 64))
+    r2_ij, _, _ = tiles.tile(slice(None), slice(None))
     assert (r2_ij.diagonal() == 0).all() and (squared_distances(c, c).diagonal() == 0).all()
 
 

@@ -15,7 +15,7 @@ ZERO = torch.zeros(1, dtype=DOUBLE)
 @pytest.fixture(autouse=True, params=['few pairs', 'by products'])
 def worth(request, monkeypatch):
     "The same with float32 products wherever these are allowed, as for many pairs"
-    if request.param == 'by products': monkeypatch.setattr(pair_sums, 'WORTH', 0)
+    if request.param == 'by products': monkeypatch.setattr(pair_sums, '_WORTH', 0)
 
 
 def cloud(seed, n, m, size, dtype):
@@ -111,7 +111,7 @@ def test_squares_beyond_float64_are_refused(reading):
 @pytest.mark.parametrize('dtype', [HALF, BRAIN, SINGLE])
 def test_vouched_for_points_are_not_looked_at(dtype, monkeypatch):
     "Whatever is read back from a GPU is a wait in the training step; half precision is widened all the same"
-    monkeypatch.setattr(pair_sums, 'WORTH', float('inf'))  # float32 products read, and are not used on a GPU
+    monkeypatch.setattr(pair_sums, '_WORTH', float('inf'))  # float32 products read, and are not used on a GPU
     class Looks(TorchDispatchMode):
         count = 0
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
