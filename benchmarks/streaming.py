@@ -10,6 +10,7 @@ Second table: a million charges against 10,000 points in 64 dimensions, extra me
 """
 import sys
 import time
+from importlib.util import find_spec
 
 import torch
 
@@ -17,9 +18,6 @@ from coulomb_gan.field.kernels import Plummer
 from coulomb_gan.field.pair_sums import kernel_sums, pull_sums
 from coulomb_gan.field.potential import force, potential
 from measuring import in_child, peak, print_head, print_row
-
-try: from pykeops.torch import LazyTensor
-except ImportError: LazyTensor = None
 
 KERNEL = Plummer(d=1, eps=1)
 SIZES = [(3, 4_000, 40_000), (64, 4_000, 40_000), (3072, 2_000, 4_000)]  # coordinates, points, charges
@@ -47,16 +45,22 @@ def cdist_pulls(a, b, chunk):
     return torch.cat(pulls)
 
 
+def keops_differences(a, b):
+    "All differences, not computed."
+    from pykeops.torch import LazyTensor
+    return LazyTensor(a[:, None]) - LazyTensor(b[None])
+
+
 def keops_sums(a, b):
     "`S_i`, compiled."
-    difference = LazyTensor(a[:, None]) - LazyTensor(b[None])
+    difference = keops_differences(a, b)
     r2 = difference.square().sum(-1)
     return (r2 + 1).rsqrt().sum(1)[:, 0]
 
 
 def keops_pulls(a, b):
     "`P_i`, compiled."
-    difference = LazyTensor(a[:, None]) - LazyTensor(b[None])
+    difference = keops_differences(a, b)
     r2 = difference.square().sum(-1)
     k = (r2 + 1).rsqrt()
     return -(k * k * k * difference).sum(1)
@@ -74,7 +78,7 @@ def ways(kind, a, b):
     calls = {'ours': lambda: OURS[kind](a, b, KERNEL)}
     for chunk in CHUNKS:
         calls[f'cdist {chunk}'] = lambda chunk=chunk: CDIST[kind](a, b, chunk)
-    if LazyTensor and a.shape[1] <= 64: calls['KeOps'] = lambda: KEOPS[kind](a, b)
+    if find_spec('pykeops') and a.shape[1] <= 64: calls['KeOps'] = lambda: KEOPS[kind](a, b)
     calls['product'] = lambda: a @ b.T
     return calls
 

@@ -79,8 +79,8 @@ def _row_sums(p, q, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
-    "Points of a block: as asked, but no more than fit into 64 MB."
-    fitting = max(_WIDE, 2**24 // m)
+    "Points of a block: as asked, but no more than fit into 28 MB."
+    fitting = max(_WIDE, 7 * 2**20 // m)
     return min(block, fitting)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #aad2740b

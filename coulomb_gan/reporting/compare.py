@@ -110,7 +110,7 @@ def compare(
         e = e.changed(steps=steps, eval_every=max(1, steps // 10))
         for seed in range(seeds): fit(e.changed(seed=seed), Path(out, f'{key}-{seed}'), progress=progress)
 
-    page = execute(notebook('methods'), out, name='')
+    page = execute(notebook('methods'), out, progress=progress, name='')
     return copy_report(page, report)
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #d4472395

@@ -77,13 +77,14 @@ def render(
     out: Path,  # a run folder
     to: Path | None = None,  # folder for report and numbers, where the run folder may not be written
     data: str = '',  # folder of its data, where that is another one now
+    progress: bool = True,  # show a bar of the sections
     **parameters,  # more of the notebook's parameters
 ) -> Path:  # `report.html` in the run folder, or in `to`
     "Executes the experiment's notebook on a finished run. Raises RunError naming the cell that failed."
     check_tools()
     run = finished_run(out, data=data)
     if data: parameters['data_path'] = str(data)
-    return execute(notebook(report_of(run)), out, to, **{'name': '', **parameters})
+    return execute(notebook(report_of(run)), out, to, progress, **{'name': '', **parameters})
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #20155b8d
 def check_report(
@@ -99,7 +100,7 @@ def reproduce(
     name: str,  # a key of EXPERIMENTS
     out: Path | str,  # run folder
     report: Path | None = None,  # folder that gets a copy of the report
-    progress: bool = True,  # show the training's progress bar
+    progress: bool = True,  # show the bars of training and report
     **changes: Any,  # options by their flat names, which replace the preset's
 ) -> Path:  # the rendered page
     "Trains (or continues, or loads) an experiment and renders its report. Raises as its parts."
@@ -107,7 +108,7 @@ def reproduce(
     folder = Path(out)
     check_places(folder, report)
     run = fit(e, folder, progress=progress)  # checks the experiment itself first
-    page = execute(notebook(report_of(run)), folder, name=name, settings=e.to_dict())
+    page = execute(notebook(report_of(run)), folder, progress=progress, name=name, settings=e.to_dict())
     return copy_report(page, report)
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #01c92eff
