@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from .distances import squared_distances, widened
 from .kernels import Kernel
-from .products import Products, allowed_in_sums, product_rounding
+from .products import Products, allowed_in_sums, product_rounding, unit_roundoff
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #f7ad0f04
 def _exact(f, p, q):
@@ -31,8 +31,7 @@ def _in_float32(p, q, kernel):
     if p.numel() * len(q) < _WORTH: return False
     differentiated = p.requires_grad or q.requires_grad
     if differentiated and torch.is_grad_enabled(): return False
-    rounded = torch.backends.mkldnn.matmul.fp32_precision not in ('none', 'ieee')
-    if rounded: return False
+    if unit_roundoff(p.device) > 2**-24: return False
     k0 = kernel.at_zero(p).item()
     return 0 < k0 < inf
 
@@ -79,8 +78,8 @@ def _row_sums(p, q, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
-    "Points of a block: as asked, but no more than fit into 28 MB."
-    fitting = max(_WIDE, 7 * 2**20 // m)
+    "Points of a block: as asked, but no more than fit into 56 MB."
+    fitting = max(_WIDE, 14 * 2**20 // m)
     return min(block, fitting)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #aad2740b

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from ..data.datasets import to_float
+from ..field.products import product_distances
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #9e8b7a3b
 def check_rows(
@@ -45,46 +46,37 @@ def _floats(points, name):
     return points.float()
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #63aed666
-def _centred(points, centre, dtype):
-    "Rows about a centre, in `dtype`; the difference is taken in the wider of both types."
-    wide = torch.promote_types(points.dtype, dtype)
-    return (points.to(wide) - centre).to(dtype)
+def _in_float32(a, b):
+    "Two blocks in float32; what came in float64 about the centre of b, before it is rounded."
+    if a.dtype == b.dtype == torch.float32: return a, b
+    centre = b.double().mean(0)
+    return (a - centre).float(), (b - centre).float()
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4a189a3c
-def _products(a, b, dtype):
-    "Squared distances `(n_a, n_b)` by a product in `dtype`; the scale of their error `(n_a,)`, (|p| + R)^2."
+def _products(a, b):
+    "Squared distances `(n_a, n_b)` by a float64 product; the bound of their error `(n_a, 1)`."
     centre = b.mean(0, dtype=torch.float64)  # a float32 sum could overflow
-    centre = centre.to(b.dtype)
-    p = _centred(a, centre, dtype)
-    q = _centred(b, centre, dtype)
+    p = a - centre
+    q = b - centre
     p2 = (p * p).sum(1)
     q2 = (q * q).sum(1)
     r2_ij = torch.addmm(q2, p, q.T, alpha=-2)  # (n_a,m) @ (m,n_b) -> (n_a,n_b)
     r2_ij += p2[:, None]
-    radius = q2.max().double().sqrt()
-    scale = (p2.double().sqrt() + radius)**2
-    return r2_ij, scale
-
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #5d48fabf
-def _margin(m, scale):
-    "How far a float32 squared distance of m coordinates may be off, twice over."
-    single = torch.finfo(torch.float32)
-    rounding = single.eps * (m + 4) + 2**-11  # of float32, and of TF32
-    underflow = 4 * m * single.tiny
-    return rounding * scale + underflow
+    scale = (p2.sqrt() + q2.max().sqrt())**2
+    error = 2**-50 * (b.shape[1] + 4) * scale
+    return r2_ij, error[:, None]
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #b670e08b
 def _near(a, b, limit):
     "Rows of a that may have a row of b within r2 = limit; the float64 r2 of these rows, and its error."
-    m = b.shape[1]
-    r2_ij, scale = _products(a, b, torch.float32)
+    r2_ij, bound = product_distances(*_in_float32(a, b))
+    underflow = 4 * b.shape[1] * torch.finfo(torch.float32).tiny
     low = r2_ij.amin(1)
-    ruled_out = low - _margin(m, scale) > limit
+    ruled_out = low - (2 * bound + underflow) > limit
     ruled_out &= low.isfinite()  # what overflows is kept
     rows = (~ruled_out).nonzero()[:, 0]
-    r2_ij, scale = _products(a[rows], b, torch.float64)
-    error = 2**-50 * (m + 4) * scale
-    return rows, r2_ij, error[:, None]
+    r2_ij, error = _products(a[rows], b)
+    return rows, r2_ij, error
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #5a2f7015
 def _by_differences(a, b):
