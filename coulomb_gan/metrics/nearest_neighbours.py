@@ -68,15 +68,15 @@ def _products(a, b):
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #b670e08b
 def _near(a, b, limit):
-    "Rows of a that may have a row of b within r2 = limit; the float64 r2 of these rows, and its error."
+    "Rows of a that may have a row of b within r2 = limit; r2 of these rows by float32 products, and its error."
     r2_ij, bound = product_distances(*_in_float32(a, b))
     underflow = 4 * b.shape[1] * torch.finfo(torch.float32).tiny
+    margin = 2 * bound + underflow
     low = r2_ij.amin(1)
-    ruled_out = low - (2 * bound + underflow) > limit
+    ruled_out = low - margin > limit
     ruled_out &= low.isfinite()  # what overflows is kept
     rows = (~ruled_out).nonzero()[:, 0]
-    r2_ij, error = _products(a[rows], b)
-    return rows, r2_ij, error
+    return rows, r2_ij[rows].double(), 2 * margin[rows, None]
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #5a2f7015
 def _by_differences(a, b):
@@ -85,11 +85,16 @@ def _by_differences(a, b):
     return difference.square().sum(1)
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #ae97b1fa
+def _r2_of_pairs(a, b, i, k):
+    "r2 of rows i of a to rows k of b, by differences, a few at a time."
+    chunks = zip(i.split(128), k.split(128))
+    return torch.cat([_by_differences(a[p], b[q]) for p, q in chunks])
+
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4a9a9095
 def _settle(a, b, near):
     "Of the pairs marked, the nearest b of each a: r2 by differences, and the first index that attains it."
     i, k = near.nonzero().T
-    chunks = zip(i.split(1024), k.split(1024))
-    r2 = torch.cat([_by_differences(a[p], b[q]) for p, q in chunks])
+    r2 = _r2_of_pairs(a, b, i, k)
     best = r2.new_full((len(a),), math.inf)
     best = best.scatter_reduce(0, i, r2, 'amin')
     attained = r2 == best[i]
@@ -97,11 +102,23 @@ def _settle(a, b, near):
     first = first.scatter_reduce(0, i[attained], k[attained], 'amin')
     return best, first
 
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #ce029484
+def _in_doubt(near, r2_ij):
+    "Whether too many pairs are marked to take their differences, or float32 did not hold them."
+    return near.sum() > 4 * len(near) or not r2_ij.isfinite().all()
+
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #139a6d2e
 def _diagonal(rows, j, n):
     "Where rows `(k,)` meet themselves among the n rows from j on, `(k, n)`."
     columns = torch.arange(j, j + n, device=rows.device)
     return rows[:, None] == columns
+
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #8b6035bb
+def _candidates(r2_ij, error, best, own):
+    "Pairs that may be the nearest of their row, `(k, n)`; a row is not its own neighbour where `own`."
+    r2_ij = r2_ij.masked_fill(own, math.inf)
+    lowest = torch.minimum(r2_ij.amin(1), best)
+    return (r2_ij <= lowest[:, None] + error) & (r2_ij < math.inf)
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4392a228
 def _search(a, b, block, first):
@@ -112,10 +129,12 @@ def _search(a, b, block, first):
     for j in range(0, len(b), block):
         b_j = _floats(b[j:j + block].to(a.device), 'b')
         rows, r2_ij, error = _near(a, b_j, best)
-        if first is not None:
-            r2_ij[_diagonal(rows + first, j, len(b_j))] = math.inf
-        lowest = torch.minimum(r2_ij.amin(1), best[rows])
-        near = (r2_ij <= lowest[:, None] + error) & (r2_ij < math.inf)
+        own = torch.zeros_like(r2_ij, dtype=torch.bool)
+        if first is not None: own = _diagonal(rows + first, j, len(b_j))
+        near = _candidates(r2_ij, error, best[rows], own)
+        if _in_doubt(near, r2_ij):
+            r2_ij, error = _products(a[rows], b_j)
+            near = _candidates(r2_ij, error, best[rows], own)
         low, at = _settle(a[rows], b_j, near)
         nearer = low < best[rows]
         rows = rows[nearer]
@@ -162,12 +181,22 @@ def _close(x, i, j, block, limit):
     a = _floats(x[i:i + block], 'x')
     b = _floats(x[j:j + block], 'x')
     rows, r2_pq, error = _near(a, b, limit)
-    p = rows[:, None] + i
     q = torch.arange(j, j + len(b), device=x.device)
-    near = (r2_pq <= limit + error) & (p < q)
-    p = p.expand_as(near)[near]
-    q = q.expand_as(near)[near]
-    return torch.stack([p, q]), r2_pq[near]
+    later = rows[:, None] + i < q
+    near = (r2_pq <= limit + error) & later
+    if _in_doubt(near, r2_pq):
+        r2_pq, error = _products(a[rows], b)
+        near = (r2_pq <= limit + error) & later
+        k, column = near.nonzero().T
+        r2 = r2_pq[near]
+    else:
+        k, column = near.nonzero().T
+        r2 = _r2_of_pairs(a, b, rows[k], column)
+        within = r2 <= limit * (1 + 2**-40)  # that of a distance squared
+        k = k[within]
+        column = column[within]
+        r2 = r2[within]
+    return torch.stack([rows[k] + i, column + j]), r2
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #477aeec4
 def pairs_within(
