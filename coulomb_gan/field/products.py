@@ -19,7 +19,7 @@ from .kernels import Kernel
 def unit_roundoff(
     device: torch.device,  # where products will be taken
 ) -> float:
-    "Largest relative error of a number in a float32 product: 2^-24, more where PyTorch was told to round further."
+    "Largest relative error of a number in a float32 product; more where PyTorch was told to round further."
     on_gpu = device.type == 'cuda'
     backend = torch.backends.cuda.matmul if on_gpu else torch.backends.mkldnn.matmul
     return {'tf32': 2**-11, 'bf16': 2**-8}.get(backend.fp32_precision, 2**-24)
@@ -80,10 +80,14 @@ def _operands(p, q):
 
 # %% ../../nbs/1_field/03_products.ipynb #b147a2f6
 def product_distances(
-    p: Tensor,  # points, `(n_p, m)`, float32
-    q: Tensor,  # points, `(n_q, m)`, float32
+    p: Tensor,  # points, `(n_p, m)`, float32 or float64
+    q: Tensor,  # points, `(n_q, m)`, float32 or float64
 ) -> tuple[Tensor, Tensor]:  # `(n_p, n_q)`, float32; bound on the error of each row, float64 `(n_p,)`
     "All squared distances by a float32 product about the centre, and how far they may be off."
+    if torch.float64 in (p.dtype, q.dtype):
+        centre = q.double().mean(0)
+        p = (p - centre).float()
+        q = (q - centre).float()
     left, right, s = _operands(p, q)
     u = unit_roundoff(p.device)
     return _product(_parts(left, right)), product_rounding(p.shape[1], u) * s**2

@@ -45,13 +45,6 @@ def _floats(points, name):
     if points.dtype == torch.float64: return points
     return points.float()
 
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #63aed666
-def _in_float32(a, b):
-    "Two blocks in float32; what came in float64 about the centre of b, before it is rounded."
-    if a.dtype == b.dtype == torch.float32: return a, b
-    centre = b.double().mean(0)
-    return (a - centre).float(), (b - centre).float()
-
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4a189a3c
 def _products(a, b):
     "Squared distances `(n_a, n_b)` by a float64 product; the bound of their error `(n_a, 1)`."
@@ -60,35 +53,33 @@ def _products(a, b):
     q = b - centre
     p2 = (p * p).sum(1)
     q2 = (q * q).sum(1)
-    r2_ij = torch.addmm(q2, p, q.T, alpha=-2)  # (n_a,m) @ (m,n_b) -> (n_a,n_b)
-    r2_ij += p2[:, None]
+    r2_ij = torch.addmm(q2, p, q.T, alpha=-2) + p2[:, None]  # (n_a,m) @ (m,n_b) -> (n_a,n_b)
     scale = (p2.sqrt() + q2.max().sqrt())**2
-    error = 2**-50 * (b.shape[1] + 4) * scale
-    return r2_ij, error[:, None]
+    return r2_ij, 2**-50 * (b.shape[1] + 4) * scale[:, None]
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #b670e08b
+def _margin(m, bound):
+    "How far a float32 squared distance may be off, twice over."
+    return 2 * bound + 4 * m * torch.finfo(torch.float32).tiny
+
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #9d8af7da
 def _near(a, b, limit):
-    "Rows of a that may have a row of b within r2 = limit; r2 of these rows by float32 products, and its error."
-    r2_ij, bound = product_distances(*_in_float32(a, b))
-    underflow = 4 * b.shape[1] * torch.finfo(torch.float32).tiny
-    margin = 2 * bound + underflow
+    "Rows of a that may have a row of b within r2 = limit; r2 of these by float32 products, and its error."
+    r2_ij, bound = product_distances(a, b)
+    margin = _margin(b.shape[1], bound)
     low = r2_ij.amin(1)
-    ruled_out = low - margin > limit
-    ruled_out &= low.isfinite()  # what overflows is kept
+    ruled_out = (low - margin > limit) & low.isfinite()  # what overflows is kept
     rows = (~ruled_out).nonzero()[:, 0]
     return rows, r2_ij[rows].double(), 2 * margin[rows, None]
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #5a2f7015
-def _by_differences(a, b):
-    "Squared distance of each row of a to the same row of b, in float64."
-    difference = a.double() - b.double()
-    return difference.square().sum(1)
-
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #ae97b1fa
 def _r2_of_pairs(a, b, i, k):
-    "r2 of rows i of a to rows k of b, by differences, a few at a time."
-    chunks = zip(i.split(128), k.split(128))
-    return torch.cat([_by_differences(a[p], b[q]) for p, q in chunks])
+    "r2 of rows i of a to rows k of b, by differences in float64, a few at a time."
+    r2 = []
+    for p, q in zip(i.split(128), k.split(128)):
+        difference = a[p].double() - b[q].double()
+        r2.append(difference.square().sum(1))
+    return torch.cat(r2)
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4a9a9095
 def _settle(a, b, near):
@@ -107,12 +98,6 @@ def _in_doubt(near, r2_ij):
     "Whether too many pairs are marked to take their differences, or float32 did not hold them."
     return near.sum() > 4 * len(near) or not r2_ij.isfinite().all()
 
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #139a6d2e
-def _diagonal(rows, j, n):
-    "Where rows `(k,)` meet themselves among the n rows from j on, `(k, n)`."
-    columns = torch.arange(j, j + n, device=rows.device)
-    return rows[:, None] == columns
-
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #8b6035bb
 def _candidates(r2_ij, error, best, own):
     "Pairs that may be the nearest of their row, `(k, n)`; a row is not its own neighbour where `own`."
@@ -129,8 +114,8 @@ def _search(a, b, block, first):
     for j in range(0, len(b), block):
         b_j = _floats(b[j:j + block].to(a.device), 'b')
         rows, r2_ij, error = _near(a, b_j, best)
-        own = torch.zeros_like(r2_ij, dtype=torch.bool)
-        if first is not None: own = _diagonal(rows + first, j, len(b_j))
+        itself = torch.full_like(rows, -1) if first is None else rows + first
+        own = itself[:, None] == torch.arange(j, j + len(b_j), device=a.device)
         near = _candidates(r2_ij, error, best[rows], own)
         if _in_doubt(near, r2_ij):
             r2_ij, error = _products(a[rows], b_j)
@@ -161,13 +146,11 @@ def nearest(
     "Distance and index of the row of b nearest to each row of a. Raises ValueError for unfit input."
     check_rows(a=a, b=b)
     if exclude_self: _check_first_rows(a, b)
-    distances = []
-    indices = []
+    found = []
     for i in range(0, len(a), block):
         first = i if exclude_self else None
-        distance, index = _search(a[i:i + block], b, block, first)
-        distances.append(distance)
-        indices.append(index)
+        found.append(_search(a[i:i + block], b, block, first))
+    distances, indices = zip(*found)
     return torch.cat(distances), torch.cat(indices)
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #e51f88ac
@@ -175,28 +158,30 @@ def _tiles(n, block):
     "First rows and first columns of all tiles on or above the diagonal."
     return [(i, j) for i in range(0, n, block) for j in range(i, n, block)]
 
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #294f40fd
+def _of_tile(a, b, limit, later):
+    "Rows, columns and r2 of the pairs of a tile within r2 = limit, of those marked as `later`."
+    rows, r2_pq, error = _near(a, b, limit)
+    near = (r2_pq <= limit + error) & later[rows]
+    if _in_doubt(near, r2_pq):
+        r2_pq, error = _products(a[rows], b)
+        near = (r2_pq <= limit + error) & later[rows]
+        k, column = near.nonzero().T
+        return rows[k], column, r2_pq[near]
+    k, column = near.nonzero().T
+    r2 = _r2_of_pairs(a, b, rows[k], column)
+    within = r2 <= limit * (1 + 2**-40)  # that of a distance squared
+    return rows[k][within], column[within], r2[within]
+
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #d8754ac8
 def _close(x, i, j, block, limit):
     "Pairs p < q of rows of x in a tile, `(2, k)`, within r2 = limit, and their r2, `(k,)`."
     a = _floats(x[i:i + block], 'x')
     b = _floats(x[j:j + block], 'x')
-    rows, r2_pq, error = _near(a, b, limit)
+    p = torch.arange(i, i + len(a), device=x.device)
     q = torch.arange(j, j + len(b), device=x.device)
-    later = rows[:, None] + i < q
-    near = (r2_pq <= limit + error) & later
-    if _in_doubt(near, r2_pq):
-        r2_pq, error = _products(a[rows], b)
-        near = (r2_pq <= limit + error) & later
-        k, column = near.nonzero().T
-        r2 = r2_pq[near]
-    else:
-        k, column = near.nonzero().T
-        r2 = _r2_of_pairs(a, b, rows[k], column)
-        within = r2 <= limit * (1 + 2**-40)  # that of a distance squared
-        k = k[within]
-        column = column[within]
-        r2 = r2[within]
-    return torch.stack([rows[k] + i, column + j]), r2
+    rows, columns, r2 = _of_tile(a, b, limit, p[:, None] < q)
+    return torch.stack([p[rows], q[columns]]), r2
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #477aeec4
 def pairs_within(

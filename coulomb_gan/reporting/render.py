@@ -122,6 +122,16 @@ class _Bar:
         self.bar.set_description(title or 'report')
 
 # %% ../../nbs/7_reporting/01_render.ipynb #cced938e
+def _watched(nb_man, shown):
+    "papermill's record of a notebook, which says to a bar what begins."
+    begin = nb_man.cell_start
+    def cell_start(cell, cell_index=None, **more):
+        shown.at(cell_index)
+        begin(cell, cell_index, **more)
+    nb_man.cell_start = cell_start
+    return nb_man
+
+# %% ../../nbs/7_reporting/01_render.ipynb #e0179fcb
 def _engine(progress):
     "papermill's engine, with a bar of the sections."
     from papermill.engines import NBClientEngine
@@ -129,12 +139,7 @@ def _engine(progress):
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, **options):
             shown = _Bar(section_titles(nb_man.nb), progress)
-            begin = nb_man.cell_start
-            def cell_start(cell, cell_index=None, **more):
-                shown.at(cell_index)
-                begin(cell, cell_index, **more)
-            nb_man.cell_start = cell_start
-            with shown.bar: super().execute_managed_notebook(nb_man, kernel_name, **options)
+            with shown.bar: super().execute_managed_notebook(_watched(nb_man, shown), kernel_name, **options)
     return Sections
 
 # %% ../../nbs/7_reporting/01_render.ipynb #8891edca
