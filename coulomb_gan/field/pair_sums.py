@@ -12,6 +12,7 @@ from math import inf
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from .distances import squared_distances, widened
 from .kernels import Kernel
 from .products import Products, allowed_in_sums, product_rounding, unit_roundoff
@@ -25,13 +26,17 @@ def _exact(f, p, q):
 # %% ../../nbs/1_field/04_pair_sums.ipynb #8017e68a
 _WORTH = 2**20  # coordinates of pairs from which float32 products save time
 
+def _differentiated(points):
+    "Whether a derivative will be asked for, in either direction."
+    backward = points.requires_grad and torch.is_grad_enabled()
+    return backward or unpack_dual(points).tangent is not None
+
 def _in_float32(p, q, kernel):
     "Whether float32 products serve two blocks of points."
-    if p.dtype != torch.float32 or p.device.type != 'cpu': return False
+    if p.device.type != 'cpu' or not p.dtype == q.dtype == torch.float32: return False
     if p.numel() * len(q) < _WORTH: return False
-    differentiated = p.requires_grad or q.requires_grad
-    if differentiated and torch.is_grad_enabled(): return False
-    if unit_roundoff(p.device) > 2**-24: return False
+    if _differentiated(p) or _differentiated(q): return False
+    if unit_roundoff(p.device) > 2**-24 or torch.is_autocast_enabled('cpu'): return False
     k0 = kernel.at_zero(p).item()
     return 0 < k0 < inf
 
@@ -78,7 +83,7 @@ def _row_sums(p, q, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
-    "Points of a block: as asked, but no more than fit into 56 MB."
+    "Points of a block: as asked, but no more than fit into 56 MB, or 1,024."
     fitting = max(_WIDE, 14 * 2**20 // m)
     return min(block, fitting)
 

@@ -88,9 +88,10 @@ def product_distances(
         centre = q.double().mean(0)
         p = (p - centre).float()
         q = (q - centre).float()
-    left, right, s = _operands(p, q)
-    u = unit_roundoff(p.device)
-    return _product(_parts(left, right)), product_rounding(p.shape[1], u) * s**2
+    with torch.autocast(p.device.type, enabled=False):
+        left, right, s = _operands(p, q)
+        r2_ij = _product(_parts(left, right))
+    return r2_ij, product_rounding(p.shape[1], unit_roundoff(p.device)) * s**2
 
 # %% ../../nbs/1_field/03_products.ipynb #5a16c0e4
 def allowed_in_sums(
@@ -105,7 +106,9 @@ def allowed_in_sums(
     return allowed
 
 # %% ../../nbs/1_field/03_products.ipynb #ac090c0d
-_GRID = 2. ** (-torch.arange(480, dtype=torch.float64) / 8)  # of squared distances, in units of the largest
+_FINE = torch.arange(480, dtype=torch.float64) / 8
+_COARSE = torch.arange(60, 900, 8, dtype=torch.float64)  # far below what products resolve
+_GRID = 2. ** -torch.cat([_FINE, _COARSE])  # of squared distances, in units of the largest
 
 def near_limit(
     s: Tensor,  # norm of each point plus the largest of the charges, `(n,)`, float64

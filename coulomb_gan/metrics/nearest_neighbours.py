@@ -158,49 +158,50 @@ def _tiles(n, block):
     "First rows and first columns of all tiles on or above the diagonal."
     return [(i, j) for i in range(0, n, block) for j in range(i, n, block)]
 
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #294f40fd
-def _of_tile(a, b, limit, later):
-    "Rows, columns and r2 of the pairs of a tile within r2 = limit, of those marked as `later`."
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #d8754ac8
+def _perhaps_close(a, b, limit, later):
+    "Pairs marked as `later` that may be within r2 = limit: rows, columns, r2 at least and at most."
     rows, r2_pq, error = _near(a, b, limit)
     near = (r2_pq <= limit + error) & later[rows]
     if _in_doubt(near, r2_pq):
         r2_pq, error = _products(a[rows], b)
         near = (r2_pq <= limit + error) & later[rows]
-        k, column = near.nonzero().T
-        return rows[k], column, r2_pq[near]
-    k, column = near.nonzero().T
-    r2 = _r2_of_pairs(a, b, rows[k], column)
-    within = r2 <= limit * (1 + 2**-40)  # that of a distance squared
-    return rows[k][within], column[within], r2[within]
+    k, columns = near.nonzero().T
+    return rows[k], columns, (r2_pq - error)[near], (r2_pq + error)[near]
 
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #d8754ac8
-def _close(x, i, j, block, limit):
-    "Pairs p < q of rows of x in a tile, `(2, k)`, within r2 = limit, and their r2, `(k,)`."
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #b4b5bb74
+def _blocks(x, i, j, block):
+    "The blocks of rows from i and from j on, and which pairs of them are p < q."
     a = _floats(x[i:i + block], 'x')
     b = _floats(x[j:j + block], 'x')
-    p = torch.arange(i, i + len(a), device=x.device)
-    q = torch.arange(j, j + len(b), device=x.device)
-    rows, columns, r2 = _of_tile(a, b, limit, p[:, None] < q)
-    return torch.stack([p[rows], q[columns]]), r2
+    pairs = torch.ones(len(a), len(b), dtype=torch.bool, device=x.device)
+    return a, b, pairs.triu(i - j + 1)
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #477aeec4
 def pairs_within(
     x: Tensor,  # points or images `(n, ...)`, as for `nearest`
-    distance: float,  # the largest that counts, data units
+    distance: float,  # the largest that counts, data units, at least 0
     block: int = 1024,  # rows at a time
 ) -> Iterator[Tensor]:  # rows `(2, k)` of x, the smaller first, tile by tile
-    "All pairs of rows of x within a distance; each pair comes once."
+    "All pairs of rows of x within a distance; each pair comes once. Raises ValueError for unfit input."
+    check_rows(x=x)
+    if not distance >= 0: raise ValueError(f'distance: got {distance}, expected a number of at least 0')
+    limit = distance * distance
     for i, j in _tiles(len(x), block):
-        pairs, _ = _close(x, i, j, block, limit=distance**2)
-        yield pairs
+        a, b, later = _blocks(x, i, j, block)
+        p, q, _, high = _perhaps_close(a, b, limit, later)
+        within = high <= limit
+        r2 = _r2_of_pairs(a, b, p[~within], q[~within])
+        within[~within] = r2 <= limit * (1 + 2**-40)  # that of a distance squared
+        yield torch.stack([p[within] + i, q[within] + j])
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #48edcc2a
-def _distances(x, pairs):
-    "Distances of pairs of rows of x by differences, in float64."
-    p = _floats(x[pairs[0]], 'x')
-    q = _floats(x[pairs[1]], 'x')
-    difference = p.double() - q.double()
-    return difference.norm(dim=1)
+def _closest(a, b, limit, later, count):
+    "Rows, columns and r2 of pairs, the closest ones among them: those that may be, settled by differences."
+    p, q, low, high = _perhaps_close(a, b, limit, later)
+    if len(high) > count: limit = high.kthvalue(count).values
+    kept = low <= limit
+    return p[kept], q[kept], _r2_of_pairs(a, b, p[kept], q[kept])
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #21917c9f
 def closest_pairs(
@@ -217,11 +218,11 @@ def closest_pairs(
     r2 = torch.zeros(0, dtype=torch.float64, device=x.device)
     limit = math.inf
     for i, j in _tiles(len(x), block):
-        more, r2_more = _close(x, i, j, block, limit)
+        a, b, later = _blocks(x, i, j, block)
+        p, q, r2_more = _closest(a, b, limit, later, count)
+        more = torch.stack([p + i, q + j])
         r2, order = torch.cat([r2, r2_more]).sort(stable=True)
         r2 = r2[:count]
         pairs = torch.cat([pairs, more], 1)[:, order[:count]]
-        if len(r2) == count:
-            limit = r2[-1].item()
-    distance, order = _distances(x, pairs).sort(stable=True)
-    return pairs.T[order], distance
+        if len(r2) == count: limit = r2[-1].item()
+    return pairs.T, r2.sqrt()

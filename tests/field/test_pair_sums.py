@@ -163,3 +163,36 @@ def test_values_that_are_not_finite_are_refused(use, bad):
     a, b = pairs(uniform, 8)
     b[5, 3] = bad
     with pytest.raises(ValueError, match='NaN'): use(a, b)
+
+
+# --- faults that a reader found -----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('kernel, size', [(Gaussian(1.), 1e10), (Gaussian(.1), 1e9), (Gaussian(.01), 1e8), (Gaussian(1e-10), 1.),
+                                          (Laplace(1e10), 1.), (Laplace(1.), 1e-10), (Plummer(1., 1e-12), 1.)], ids=repr)
+def test_scales_far_apart(kernel, size):
+    "A kernel much narrower or wider than the points: negative squares by rounding must not reach it"
+    a, b = pairs(uniform, 64)
+    outlier = torch.cat([b, torch.full((1, 64), size)]) if size > 1 else b * size
+    a = a if size > 1 else a * size
+    got, want = (kernel_sums(a.to(dtype), outlier.to(dtype), kernel) for dtype in (torch.float32, torch.float64))
+    assert_close(got / 700, want / 700, rtol=0, atol=PROMISE * kernel.at_zero(a).item())
+    pull, exact = (pull_sums(a.to(dtype), outlier.to(dtype), kernel) for dtype in (torch.float32, torch.float64))
+    assert_close(pull / 700, exact / 700, rtol=0, atol=2 * PROMISE * max(largest_pull(kernel), 1e-30))
+
+
+def test_autocast_changes_nothing():
+    a, b = pairs(uniform, 64)
+    want = kernel_sums(a.double(), b.double(), Plummer()) / len(b)
+    with torch.autocast('cpu', torch.bfloat16): got = kernel_sums(a, b, Plummer()) / len(b)
+    assert_close(got, want, rtol=0, atol=PROMISE)
+
+
+@pytest.mark.filterwarnings('ignore:.*torch.jit:FutureWarning')  # of PyTorch's own decompositions
+def test_forward_derivatives_take_the_slow_form():
+    a, b = pairs(uniform, 64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(a, torch.ones_like(a))
+        tangent = torch.autograd.forward_ad.unpack_dual(kernel_sums(dual, b, Plummer())).tangent
+    want = pull_sums(a.double(), b.double(), Plummer()).sum(1)
+    # float32 tangents of 700 x 64 terms
+    assert_close(tangent.double(), want, rtol=1e-3, atol=1e-2)

@@ -270,3 +270,53 @@ A, B = torch.zeros(4, 6), torch.ones(9, 6)
 ])
 def test_unfit_input_is_named(call, message):
     with pytest.raises(ValueError, match=message): call()
+
+
+# --- crowds: near-duplicates beside points far away, all in one block ----------------------------------------------
+
+def crowd(gap, far, n=100, m=64):
+    "Rows of which twenty are near-duplicates, and one lies far away"
+    gen = torch.Generator().manual_seed(0)
+    x = torch.rand(n, m, generator=gen)
+    x[30:50] = x[30] + gap * torch.rand(20, m, generator=gen)
+    x[7] = far
+    return x
+
+
+def all_pairs(x):
+    "Rows p < q and their distances, by differences, ascending"
+    p, q = torch.triu_indices(len(x), len(x), 1)
+    distance, order = (x[p].double() - x[q].double()).norm(dim=1).sort()
+    return torch.stack([p, q], 1)[order], distance
+
+
+@pytest.mark.parametrize('far', [1., 1e4, 1e6, 1e8])
+@pytest.mark.parametrize('block', [40, 1024])
+def test_pairs_of_a_crowd_beside_an_outlier(block, far):
+    x = crowd(1e-3, far)
+    pairs, distance = all_pairs(x)
+    found, closest = closest_pairs(x, 5, block=block)
+    assert torch.equal(closest, distance[:5]) and found.tolist() == pairs[:5].tolist()
+    limit = distance[50].item()
+    within = torch.cat([*pairs_within(x, limit, block=block)], 1).T
+    assert sorted(within.tolist()) == sorted(pairs[:51].tolist())
+
+
+@pytest.mark.parametrize('far', [1e3, 1e4, 1e6])
+def test_duplicates_in_a_later_tile_are_closest(far):
+    x = crowd(1e-6, far, n=200)
+    x[150] = x[149]
+    found, distance = closest_pairs(x, 1, block=100)
+    assert distance.item() == 0 and found.tolist() == [[149, 150]]
+
+
+@pytest.mark.parametrize('distance', [-1., float('nan')])
+def test_distances_below_zero_are_refused(distance):
+    with pytest.raises(ValueError, match='expected a number of at least 0'): next(pairs_within(A, distance))
+
+
+def test_autocast_changes_no_neighbour():
+    gen = torch.Generator().manual_seed(1)
+    a, b = torch.rand(100, 64, generator=gen), torch.rand(700, 64, generator=gen)
+    with torch.autocast('cpu', torch.bfloat16): found = nearest(a, b)[1]
+    assert found.tolist() == torch.cdist(a.double(), b.double()).argmin(1).tolist()

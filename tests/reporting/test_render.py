@@ -103,7 +103,7 @@ def test_a_failing_cell_is_one_line_and_leaves_the_report_before(page_of_nothing
 
 def test_a_report_that_cannot_be_written_is_told_before_the_notebook_runs(tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
-    monkeypatch.setattr(render_module, '_executed', lambda *a: pytest.fail('it ran'))
+    monkeypatch.setattr(render_module, 'executed', lambda *a: pytest.fail('it ran'))
     with pytest.raises(RunError, match='cannot write'): execute(notebook('images'), tmp_path, tmp_path / 'file')
 
 

@@ -166,7 +166,7 @@ def test_moved_data_are_named(moved, monkeypatch, tmp_path):
     rendered = []
     monkeypatch.setattr(reproduce_module, 'execute', lambda *where, **parameters: rendered.append((where, parameters)))
     render(Path('run'), Path('page'), 'data/there')
-    assert rendered == [((notebook('images'), Path('run'), Path('page')), dict(name='', data_path='data/there'))]
+    assert rendered == [((notebook('images'), Path('run'), Path('page'), True), dict(name='', data_path='data/there'))]
 
 
 def test_failing_cell_is_one_line(moved, monkeypatch):
