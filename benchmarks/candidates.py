@@ -48,7 +48,7 @@ from coulomb_gan.training.config import Experiment
 from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
 from coulomb_gan.training.run_folder import environment
 from coulomb_gan.training.state import TrainState
-from step import REPEATS, Row, operations, throughput, time_all, wait
+from step import REPEATS, Row, noise, operations, throughput, time_all, wait
 
 WINS = 1.05  # times faster, from which a candidate is worth keeping
 FIRST = WARM_UP + 3  # steps whose losses are compared; on a GPU the last three are replayed
@@ -418,12 +418,6 @@ def report(rows, missing, flops, rate):
     for name, reason in missing.items(): lines.append([name, reason, None, None, None])
     head = ['candidate', 'ms', 'times faster', 'of bf16 matrix throughput', 'difference of first losses']
     return table(lines, head)
-
-
-def noise(e, shape):
-    "Real samples of a step."
-    uniform = torch.rand(e.optim.batch, *shape, generator=torch.Generator().manual_seed(0))
-    return (uniform * 2 - 1).to(e.record.device)
 
 
 def measure(e, shape, seconds):

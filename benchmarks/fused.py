@@ -89,16 +89,32 @@ def forward_kernel(x_ptr, weight_ptr, bias_ptr, means_ptr, m2s_ptr, out_ptr, mea
 # --- backward -----------------------------------------------------------------------------------------------
 
 @triton.jit
+def of_channels(weight_ptr, bias_ptr, mean_ptr, scale_ptr, c, real):
+    "Weight, bias, mean and scale of some channels, each a row."
+    weight = tl.load(weight_ptr + c, mask=real, other=0.)[None, :]
+    bias = tl.load(bias_ptr + c, mask=real, other=0.)[None, :]
+    mean = tl.load(mean_ptr + c, mask=real, other=0.)[None, :]
+    scale = tl.load(scale_ptr + c, mask=real, other=0.)[None, :]
+    return weight, bias, mean, scale
+
+
+@triton.jit
+def behind_norm(x_ptr, g_ptr, at, inside, weight, bias, mean, scale, slope):
+    "The normal values of a tile, and the gradient behind the norm, back through the activation."
+    x = tl.load(x_ptr + at, mask=inside, other=0.).to(tl.float32)
+    g = tl.load(g_ptr + at, mask=inside, other=0.).to(tl.float32)
+    normal = (x - mean) * scale
+    return normal, tl.where(normal * weight + bias > 0, g, slope * g)
+
+
+@triton.jit
 def sums_kernel(x_ptr, g_ptr, weight_ptr, bias_ptr, mean_ptr, scale_ptr, sum_ptr, dot_ptr,
                 n_rows, n_channels, rows_each, slope, R: tl.constexpr, C: tl.constexpr):
     "Over one part of the rows: sums of the gradient behind the norm, and of it times the normal values."
     part = tl.program_id(0)
     c = tl.program_id(1) * C + tl.arange(0, C)
     real = c < n_channels
-    weight = tl.load(weight_ptr + c, mask=real, other=0.)[None, :]
-    bias = tl.load(bias_ptr + c, mask=real, other=0.)[None, :]
-    mean = tl.load(mean_ptr + c, mask=real, other=0.)[None, :]
-    scale = tl.load(scale_ptr + c, mask=real, other=0.)[None, :]
+    weight, bias, mean, scale = of_channels(weight_ptr, bias_ptr, mean_ptr, scale_ptr, c, real)
     total = tl.zeros((C,), tl.float32)
     dot = tl.zeros((C,), tl.float32)
     first = part * rows_each
@@ -107,10 +123,7 @@ def sums_kernel(x_ptr, g_ptr, weight_ptr, bias_ptr, mean_ptr, scale_ptr, sum_ptr
         r = start + tl.arange(0, R)
         inside = (r < last)[:, None] & real[None, :]
         at = r[:, None] * n_channels + c[None, :]
-        x = tl.load(x_ptr + at, mask=inside, other=0.).to(tl.float32)
-        g = tl.load(g_ptr + at, mask=inside, other=0.).to(tl.float32)
-        normal = (x - mean) * scale
-        g_z = tl.where(normal * weight + bias > 0, g, slope * g)
+        normal, g_z = behind_norm(x_ptr, g_ptr, at, inside, weight, bias, mean, scale, slope)
         total += tl.sum(g_z, 0)
         dot += tl.sum(g_z * normal, 0)
     at = part * n_channels + c
@@ -140,20 +153,14 @@ def backward_kernel(x_ptr, g_ptr, weight_ptr, bias_ptr, mean_ptr, scale_ptr, sum
     mean_dot = (dot / n_rows)[None, :]
 
     # rows
-    weight = tl.load(weight_ptr + c, mask=real, other=0.)[None, :]
-    bias = tl.load(bias_ptr + c, mask=real, other=0.)[None, :]
-    mean = tl.load(mean_ptr + c, mask=real, other=0.)[None, :]
-    scale = tl.load(scale_ptr + c, mask=real, other=0.)[None, :]
+    weight, bias, mean, scale = of_channels(weight_ptr, bias_ptr, mean_ptr, scale_ptr, c, real)
     first = part * rows_each
     last = tl.minimum(first + rows_each, n_rows)
     for start in range(first, last, R):
         r = start + tl.arange(0, R)
         inside = (r < last)[:, None] & real[None, :]
         at = r[:, None] * n_channels + c[None, :]
-        x = tl.load(x_ptr + at, mask=inside, other=0.).to(tl.float32)
-        g = tl.load(g_ptr + at, mask=inside, other=0.).to(tl.float32)
-        normal = (x - mean) * scale
-        g_z = tl.where(normal * weight + bias > 0, g, slope * g)
+        normal, g_z = behind_norm(x_ptr, g_ptr, at, inside, weight, bias, mean, scale, slope)
         g_x = weight * scale * (g_z - mean_g - normal * mean_dot)
         tl.store(g_x_ptr + at, g_x.to(g_x_ptr.dtype.element_ty), mask=inside)
 

@@ -87,6 +87,12 @@ def all_rows(e, shape, compiled):
 
 # --- what is measured ---------------------------------------------------------------------------------------------
 
+def noise(e, shape):
+    "Real samples of a step."
+    uniform = torch.rand(e.optim.batch, *shape, generator=torch.Generator().manual_seed(0))
+    return (uniform * 2 - 1).to(e.record.device)
+
+
 def wait(device):
     "Until a GPU has done what it was given."
     if device == 'cuda': torch.cuda.synchronize()
@@ -183,8 +189,7 @@ def main():
     shape = 3, o.side, o.side
     latent = 16 if o.side == 32 else 32
     e = Experiment().changed(networks='dcgan', latent=latent, batch=o.batch, device=o.device)
-    noise = torch.rand(o.batch, *shape, generator=torch.Generator().manual_seed(0))
-    y = (noise * 2 - 1).to(o.device)
+    y = noise(e, shape)
 
     rows = all_rows(e, shape, o.compile)
     first_errors(rows, e, shape, y)
