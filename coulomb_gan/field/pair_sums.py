@@ -7,7 +7,7 @@ __all__ = ['kernel_matrix', 'kernel_sums', 'sum_within', 'allowed_in_pulls', 'pu
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #9c47e207
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from math import inf
 
 import torch
@@ -94,14 +94,14 @@ def _keep_freed_memory():
     torch.empty(31 * 2**18)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #b870d0bf
-def _streamed(a, b, kernel, block):
-    "Sums of the kernel over all charges, block by block."
+def _streamed(of_block, a, b, block):
+    "Sums over all charges, from those over the charges of a block, `of_block(p, q)`."
     _keep_freed_memory()
     side = _side(block, a.shape[1])
     sums = []
     for p in a.split(side):
         total = 0.
-        for q in b.split(side): total = total + _row_sums(p, q, kernel)
+        for q in b.split(side): total = total + of_block(p, q)
         sums.append(total)
     return torch.cat(sums)
 
@@ -114,7 +114,8 @@ def kernel_sums(
 ) -> Tensor:  # float64 `(n_a,)`
     "`S_i = sum_j k(a_i, b_j)`, peak memory O(block^2 + block m). Raises ValueError as `widened` does."
     a, b = widened(kernel.of_r2, a=a, b=b)
-    return _streamed(a, b, kernel, block)
+    of_block = partial(_row_sums, kernel=kernel)
+    return _streamed(of_block, a, b, block)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #328ec836
 def sum_within(
@@ -124,13 +125,14 @@ def sum_within(
 ) -> Tensor:  # float64 scalar
     "`sum_ij k(c_i, c_j)`, each pair computed once. Raises ValueError as `widened` does."
     c, = widened(kernel.of_r2, c=c)
+    of_block = partial(_row_sums, kernel=kernel)
     height = min(block, 1024)
     total = 0.
     for i in range(0, len(c), height):
         strip = c[i:i + height]
-        total = total + _streamed(strip, strip, kernel, block).sum()
+        total = total + _streamed(of_block, strip, strip, block).sum()
         rest = c[i + height:]
-        if len(rest): total = total + 2 * _streamed(strip, rest, kernel, block).sum()
+        if len(rest): total = total + 2 * _streamed(of_block, strip, rest, block).sum()
     return total
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #7b8a7cd6
@@ -199,11 +201,5 @@ def pull_sums(
     block: int = 4096,  # points and charges of a block, at most; changes memory, not the result
 ) -> Tensor:  # float64 `(n_a, m)`
     "`P_i = sum_j 2 f'(r_ij^2) (a_i - b_j)`, streamed like `kernel_sums`."
-    _keep_freed_memory()
-    side = _side(block, a.shape[1])
-    pulls = []
-    for p in a.split(side):
-        total = 0.
-        for q in b.split(side): total = total + _pulls_of_block(p, q, kernel, len(b))
-        pulls.append(total)
-    return torch.cat(pulls)
+    of_block = partial(_pulls_of_block, kernel=kernel, n=len(b))
+    return _streamed(of_block, a, b, block)

@@ -57,11 +57,13 @@ def _squared_norms(points):
 
 # %% ../../nbs/1_field/03_products.ipynb #22ac3a26
 def _centred(points, centre, factor):
-    "Points about a centre times a factor, with two columns of ones, and their squared norms; in the cache."
+    "Points about a centre times a factor and two columns of ones, and their squared norms."
     m = points.shape[1]
     operand = points.new_ones(len(points), m + 2)
     norms = []
-    for rows, filled in zip(points.split(128), operand[:, :m].split(128)):
+    # few enough for a processor's cache
+    at_once = 128 if points.device.type == 'cpu' else len(points)
+    for rows, filled in zip(points.split(at_once), operand[:, :m].split(at_once)):
         torch.sub(rows, centre, out=filled)
         norms.append(_squared_norms(filled))
         filled *= factor

@@ -8,6 +8,7 @@ __all__ = ['check_rows', 'nearest', 'pairs_within', 'closest_pairs']
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4f6a18f3
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -57,16 +58,12 @@ def _products(a, b):
     scale = (p2.sqrt() + q2.max().sqrt())**2
     return r2_ij, 2**-50 * (b.shape[1] + 4) * scale[:, None]
 
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #b670e08b
-def _margin(m, bound):
-    "How far a float32 squared distance may be off, twice over."
-    return 2 * bound + 4 * m * torch.finfo(torch.float32).tiny
-
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #9d8af7da
 def _near(a, b, limit):
     "Rows of a that may have a row of b within r2 = limit; r2 of these by float32 products, and its error."
     r2_ij, bound = product_distances(a, b)
-    margin = _margin(b.shape[1], bound)
+    underflow = 4 * b.shape[1] * torch.finfo(torch.float32).tiny
+    margin = 2 * bound + underflow
     low = r2_ij.amin(1)
     ruled_out = (low - margin > limit) & low.isfinite()  # what overflows is kept
     rows = (~ruled_out).nonzero()[:, 0]
@@ -93,16 +90,22 @@ def _settle(a, b, near):
     first = first.scatter_reduce(0, i[attained], k[attained], 'amin')
     return best, first
 
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #ce029484
-def _in_doubt(near, r2_ij):
-    "Whether too many pairs are marked to take their differences, or float32 did not hold them."
-    return near.sum() > 4 * len(near) or not r2_ij.isfinite().all()
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #cc864a16
+def _marked(a, b, limit, mark):
+    "Rows that may be within r2 = limit, their r2, its error, and the pairs `mark(rows, r2, error)` finds."
+    rows, r2_ij, error = _near(a, b, limit)
+    near = mark(rows, r2_ij, error)
+    clear = near.sum() <= 4 * len(near) and r2_ij.isfinite().all()
+    if not clear:
+        r2_ij, error = _products(a[rows], b)
+        near = mark(rows, r2_ij, error)
+    return rows, r2_ij, error, near
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #8b6035bb
-def _candidates(r2_ij, error, best, own):
+def _candidates(rows, r2_ij, error, best, own):
     "Pairs that may be the nearest of their row, `(k, n)`; a row is not its own neighbour where `own`."
-    r2_ij = r2_ij.masked_fill(own, math.inf)
-    lowest = torch.minimum(r2_ij.amin(1), best)
+    r2_ij = r2_ij.masked_fill(own[rows], math.inf)
+    lowest = torch.minimum(r2_ij.amin(1), best[rows])
     return (r2_ij <= lowest[:, None] + error) & (r2_ij < math.inf)
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4392a228
@@ -111,15 +114,12 @@ def _search(a, b, block, first):
     a = _floats(a, 'a')
     best = torch.full((len(a),), math.inf, dtype=torch.float64, device=a.device)
     index = torch.zeros(len(a), dtype=torch.long, device=a.device)
+    itself = torch.full_like(index, -1) if first is None else first + torch.arange(len(a), device=a.device)
     for j in range(0, len(b), block):
         b_j = _floats(b[j:j + block].to(a.device), 'b')
-        rows, r2_ij, error = _near(a, b_j, best)
-        itself = torch.full_like(rows, -1) if first is None else rows + first
         own = itself[:, None] == torch.arange(j, j + len(b_j), device=a.device)
-        near = _candidates(r2_ij, error, best[rows], own)
-        if _in_doubt(near, r2_ij):
-            r2_ij, error = _products(a[rows], b_j)
-            near = _candidates(r2_ij, error, best[rows], own)
+        mark = partial(_candidates, best=best, own=own)
+        rows, _, _, near = _marked(a, b_j, best, mark)
         low, at = _settle(a[rows], b_j, near)
         nearer = low < best[rows]
         rows = rows[nearer]
@@ -161,11 +161,8 @@ def _tiles(n, block):
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #d8754ac8
 def _perhaps_close(a, b, limit, later):
     "Pairs marked as `later` that may be within r2 = limit: rows, columns, r2 at least and at most."
-    rows, r2_pq, error = _near(a, b, limit)
-    near = (r2_pq <= limit + error) & later[rows]
-    if _in_doubt(near, r2_pq):
-        r2_pq, error = _products(a[rows], b)
-        near = (r2_pq <= limit + error) & later[rows]
+    def mark(rows, r2_pq, error): return (r2_pq <= limit + error) & later[rows]
+    rows, r2_pq, error, near = _marked(a, b, limit, mark)
     k, columns = near.nonzero().T
     return rows[k], columns, (r2_pq - error)[near], (r2_pq + error)[near]
 
