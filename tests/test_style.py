@@ -323,6 +323,13 @@ def no_skipped_cells(nb):
     return [f'{c.where}: {d}' for c in nb.code for d in c.directives if re.fullmatch(r'eval:\s*false', d)]
 
 @budget
+def default_dtype_is_set_back(nb):
+    "Notebooks are tested in one process: what one leaves set meets the next."
+    code = '\n'.join(c.source for c in nb.code)
+    last = ([None] + re.findall(r'set_default_dtype\((.+?)\)', code))[-1]
+    return [f'{nb.name}: ends with the default dtype {last}'] if last not in (None, 'torch.float32') else []
+
+@budget
 def no_machine_paths(nb):
     return [f'{nb.name}: {nb.text[m.start():m.end()+30]!r}' for m in MACHINE_PATH.finditer(nb.text)]
 
@@ -385,7 +392,7 @@ BAD = made_up(
        + '\ndef h(a): # one\n    b, c = f(a), a\nclass K: pass'),
     py('#| export\n@dataclass\nclass C:\n    a: int = 1\n    def g(self, q): pass'),
     py('#| hide\n#| eval: false\n"/' + 'home/me"', [dict(output_type='error', ename='ValueError')]),
-    py('plot()', [dict(output_type='display_data', data={'image/png': 'A'*900_000})]), md('## Afterthoughts'))
+    py('torch.set_default_dtype(torch.float64)\nplot()', [dict(output_type='display_data', data={'image/png': 'A'*900_000})]), md('## Afterthoughts'))
 GOOD_EXPERIMENT = made_up(
     'experiments/made_up', md('# Title\n> Subtitle'), py('n = 1', tags=['parameters']), py('fit(key=lambda r: n)'))
 LONG = made_up('made_up', *[py('#| export\n' + 'x = f(1)\n'*9)]*8)
