@@ -1,13 +1,15 @@
 """One training step of the paper's image networks against a plain one written from the paper, in one process.
 
-    python benchmarks/step.py [--side 32|64] [--batch 128] [--device cpu|cuda] [--seconds 30] [--compile]
+    python benchmarks/step.py [--side 32|64] [--batch 128] [--narrower 1] [--device cpu|cuda] [--seconds 30]
+                              [--compile]
 
 The plain step is that of plain.py, in float32. Each row gives milliseconds, how many times faster than the plain step,
 the share of the matrix throughput measured here with products rounded as those of the row, and the error of the first
-losses against a float64 plain step. On a GPU the plain step stands twice, since PyTorch lets convolutions round to TF32
-unless told otherwise (so do ours in float32, whose share is therefore of TF32 products), and ours in both orders of
-memory, recorded as a CUDA graph and not. With --compile both networks also go through `torch.compile`. The last line,
-on a CPU, is the last convolution of D, forward and backward, by the library and by patches.
+losses against a float64 plain step. The plain step stands a second time with the potential by `torch.cdist`, and on a
+GPU a third time, since PyTorch lets convolutions round to TF32 unless told otherwise (so do ours in float32, whose
+share is therefore of TF32 products). Ours stands in both orders of memory, recorded as a CUDA graph and not. With
+--compile both networks also go through `torch.compile`. The last line, on a CPU, is the last convolution of D, forward
+and backward, by the library and by patches.
 """
 import argparse
 import statistics
@@ -26,10 +28,8 @@ from coulomb_gan.training.algorithm import train_step
 from coulomb_gan.training.config import Experiment
 from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
 from coulomb_gan.training.state import TrainState
-from plain import PlainStep
+from plain import CdistCoulomb, PlainStep
 
-OTHER = {'cpu': 'channels-last', 'cuda': 'contiguous'}  # order of memory that the package does not choose
-FORMATS = {'contiguous': torch.contiguous_format, 'channels-last': torch.channels_last}
 REPEATS = {'cpu': 1, 'cuda': 20}  # steps between two readings of the clock, which wait for a GPU
 
 
@@ -50,7 +50,7 @@ def exactly(step, y):
         return step(y)
 
 
-def state(e, shape, form=torch.preserve_format, compiled=False):
+def state(e, shape, form=torch.channels_last, compiled=False):
     "The state of a run in an order of memory, its networks compiled if wanted."
     t = TrainState(e, shape)
     for net in (t.g, t.d):
@@ -62,9 +62,8 @@ def state(e, shape, form=torch.preserve_format, compiled=False):
 def our_rows(e, shape, products, compiled):
     "The package's step in one precision."
     precision, device = e.record.precision, e.record.device
-    other = OTHER[device]
     rows = {f'ours, {precision}': Row(GraphedStep(state(e, shape)), products)}
-    rows[f'ours, {precision}, {other}'] = Row(GraphedStep(state(e, shape, FORMATS[other])), products)
+    rows[f'ours, {precision}, contiguous'] = Row(GraphedStep(state(e, shape, torch.contiguous_format)), products)
     if device == 'cuda':
         step = partial(train_step, state(e, shape))
         rows[f'ours, {precision}, not recorded'] = Row(step, products)
@@ -79,6 +78,7 @@ def all_rows(e, shape, compiled):
     on_gpu = e.record.device == 'cuda'
     usual = 'TF32' if on_gpu else 'float32'  # of PyTorch's convolutions in float32
     rows = {'plain': Row(partial(exactly, PlainStep(e, shape)), 'float32')}
+    rows['plain, cdist'] = Row(partial(exactly, PlainStep(e, shape, kind=CdistCoulomb)), 'float32')
     if on_gpu: rows['plain, TF32'] = Row(PlainStep(e, shape), 'TF32')
     for precision, products in (('float32', usual), ('bfloat16', 'bfloat16')):
         rows |= our_rows(e.changed(precision=precision), shape, products, compiled)
@@ -177,6 +177,7 @@ def options():
     parser = argparse.ArgumentParser()
     parser.add_argument('--side', type=int, default=32)
     parser.add_argument('--batch', type=int, default=128)
+    parser.add_argument('--narrower', type=int, default=1, help='times as few channels as the paper has')
     parser.add_argument('--device', choices=REPEATS, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--seconds', type=float, default=30., help='for all timings of one row')
     parser.add_argument('--compile', action='store_true', help='also through torch.compile')
@@ -188,7 +189,9 @@ def main():
     o = options()
     shape = 3, o.side, o.side
     latent = 16 if o.side == 32 else 32
-    e = Experiment().changed(networks='dcgan', latent=latent, batch=o.batch, device=o.device)
+    e = Experiment().changed(
+        networks='dcgan', latent=latent, width_g=1024 // o.narrower, width_d=128 // o.narrower, batch=o.batch,
+        device=o.device)
     y = noise(e, shape)
 
     rows = all_rows(e, shape, o.compile)
@@ -200,7 +203,9 @@ def main():
 
     rates = ', '.join(f'{products} products {rate / 1e12:.2f} TFLOP/s' for products, rate in best.items())
     threads = torch.get_num_threads()
-    print(f'{o.batch} images of {shape}, {o.device}, {threads} threads: {flops / 1e9:.0f} GFLOP a step; {rates}\n')
+    nets = e.networks
+    print(f'{o.batch} images of {shape}, widths {nets.width_g} and {nets.width_d}, {o.device}, {threads} threads: '
+          f'{flops / 1e9:.0f} GFLOP a step; {rates}\n')
     print(report(rows, flops, best))
     if o.device == 'cuda': return  # where both are the library's
     library, patches = last_convolution(o.batch, o.device)

@@ -51,7 +51,8 @@ def dcgan_discriminator(
     if side % 16 != 0: raise ValueError(f'the side of an image must be a multiple of 16, got {side}')
     layers: list[nn.Module] = []
     for n_out in (width, 2 * width, 4 * width, 8 * width):
-        conv = PatchConv2d if side <= 4 else nn.Conv2d
+        by_patches = side <= 4 and n_in >= 128  # where it pays
+        conv = PatchConv2d if by_patches else nn.Conv2d
         layers.append(conv(n_in, n_out, kernel_size=5, stride=2, padding=2, bias=not batch_norm))
         if batch_norm: layers.append(BatchNorm2d(n_out))
         layers.append(nn.LeakyReLU(.2))

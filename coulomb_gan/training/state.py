@@ -33,11 +33,9 @@ def adam(
 
 # %% ../../nbs/6_training/05_state.ipynb #087f3b49
 def _placed(net, device):
-    "A network on its device; on a GPU with channels last, which pays there (benchmarks/step.py)."
+    "A network on its device, with channels last: faster on a GPU and in narrow networks (benchmarks/step.py)."
     if net is None: return None
-    on_gpu = torch.device(device).type == 'cuda'
-    order = torch.channels_last if on_gpu else torch.preserve_format
-    return net.to(device, memory_format=order)
+    return net.to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/6_training/05_state.ipynb #8bab9fad
 def _pair(e, shape):

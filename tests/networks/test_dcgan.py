@@ -60,12 +60,14 @@ def test_generator_reaches_every_power_of_two(side):
 
 @pytest.mark.parametrize('side', [16, 32, 48, 64])
 @pytest.mark.parametrize('batch_norm', [True, False])
-def test_discriminator_at_every_multiple_of_sixteen(side, batch_norm):
-    d = dcgan_discriminator((3, side, side), 4, batch_norm)
+@pytest.mark.parametrize('width', [4, 32])
+def test_discriminator_at_every_multiple_of_sixteen(side, batch_norm, width):
+    d = dcgan_discriminator((3, side, side), width, batch_norm)
     assert d(torch.randn(6, 3, side, side)).shape == (6, 1)
     convs = [layer for layer in d if isinstance(layer, nn.Conv2d)]
-    assert [conv.out_channels for conv in convs] == [4, 8, 16, 32]
-    assert [isinstance(conv, PatchConv2d) for conv in convs] == [side >> i <= 4 for i in range(4)]
+    assert [conv.out_channels for conv in convs] == [width, 2*width, 4*width, 8*width]
+    small = [side >> i <= 4 and conv.in_channels >= 128 for i, conv in enumerate(convs)]
+    assert [isinstance(conv, PatchConv2d) for conv in convs] == small
     assert [conv.bias is None for conv in convs] == [batch_norm]*4
     assert sum(isinstance(layer, nn.BatchNorm2d) for layer in d) == 4*batch_norm
     assert {layer.negative_slope for layer in d if isinstance(layer, nn.LeakyReLU)} == {.2}
