@@ -33,7 +33,7 @@ def adam(
 
 # %% ../../nbs/6_training/05_state.ipynb #087f3b49
 def _placed(net, device):
-    "A network on its device, with channels last: faster on a GPU and in narrow networks (benchmarks/step.py)."
+    "A network on its device, with channels last: faster on a GPU and where narrow (benchmarks/step.py)."
     if net is None: return None
     return net.to(device, memory_format=torch.channels_last)
 
