@@ -183,9 +183,37 @@ def _pulls_of_strip(products, i, kernel):
     centred = products.left[i, :m].double() / -2
     return centred * by_products[:, m:] - by_products[:, :m] + otherwise
 
+# %% ../../nbs/1_field/04_pair_sums.ipynb #441e456d
+def _by_columns(p, q, kernel):
+    "Half the pulls of charges on points, both with coordinates first, float64 `(n_p, m)`."
+    differences = [a[:, None] - b for a, b in zip(p, q)]
+    first, *others = differences
+    r2_ij = first.square()
+    for difference in others: r2_ij.addcmul_(difference, difference)
+    w_ij = kernel.slope(r2_ij)
+    pulls = [(w_ij * difference).sum(1) for difference in differences]
+    return torch.stack(pulls, 1).double()
+
+# %% ../../nbs/1_field/04_pair_sums.ipynb #1cbe5442
+def _has_few_columns(p, q):
+    "Whether pulls are summed coordinate by coordinate."
+    if p.device.type != 'cpu' or p.shape[1] > 4: return False
+    return not (_differentiated(p) or _differentiated(q))
+
+def _pulls_in_tiles(p, q, kernel):
+    "Half the pulls of one block coordinate by coordinate, in tiles that stay in the cache."
+    columns_p = p.T.contiguous()
+    columns_q = q.T.contiguous()
+    strips = []
+    for i in _slices(len(p), _tall()):
+        tiles = [_by_columns(columns_p[:, i], columns_q[:, j], kernel) for j in _slices(len(q), _WIDE // 2)]
+        strips.append(sum(tiles))
+    return torch.cat(strips)
+
 # %% ../../nbs/1_field/04_pair_sums.ipynb #53228b1e
 def _pulls_of_block(p, q, kernel, n):
     "Pulls of the charges of one block, float64 `(n_p, m)`; n charges in all."
+    if _has_few_columns(p, q): return 2 * _pulls_in_tiles(p, q, kernel)
     if not _in_float32(p, q, kernel):
         w_ij = _exact(kernel.slope, p, q)
         return 2 * _pulled(w_ij, p, q)

@@ -186,6 +186,4 @@ def pull(self: ExactForce,
     n = len(charges)
     kernel = self.kernel(b)
     weight_x = (n - self.strength(kernel)) / (n - 1)
-    on_cpu = x.device.type == 'cpu'
-    block = 256 if on_cpu else 4096  # tiles that stay in a processor's cache
-    return force(x, charges, y, kernel, block=block, weight_x=weight_x, finite=False)
+    return force(x, charges, y, kernel, weight_x=weight_x, finite=False)
