@@ -11,7 +11,7 @@ report: $(READY)  ## train on the handwritten digits and render runs/digits/repo
 
 test: $(READY)  ## every check: the notebooks' own, then tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 lab: $(READY)  ## JupyterLab in this environment
 	$(BIN)/jupyter lab nbs

@@ -69,6 +69,7 @@ class Notebook:
 
 def read(path): return path.read_text(encoding='utf-8')
 
+@cache
 def load(path): return Notebook(path.relative_to(ROOT/'nbs').with_suffix('').as_posix(), read(path))
 
 
