@@ -313,9 +313,11 @@ def test_published_settings_are_settings(name): Optimisation(**OBJECTIVES[name].
 CHANGES = {  # flat name of a field -> another value than its default
     'd': 2., 'eps': 2., 'eps_end': .1, 'self_term': .5, 'keep_self_weight': True, 'charges': 5, 'replay': 4, 'smoothing': .5,
     'alternating': True,
-    'critic_steps': 2, 'penalty_weight': 3., 'penalty_target': 2.,
+    'critic_steps': 2, 'r1': 1., 'penalty_weight': 3., 'penalty_target': 2., 'penalty_at': 'data', 'penalty_one_sided': True,
+    'penalty_noise': 'uniform', 'penalty_spread': 2.,
 }
-NEEDED = {'keep_self_weight': dict(eps_end=.5)}  # what must be chosen with it, before and after
+AROUND = dict(penalty_at='around')
+NEEDED = {'keep_self_weight': dict(eps_end=.5), 'penalty_noise': AROUND, 'penalty_spread': AROUND}  # what must be chosen with it, before and after
 CASES = [(name, field) for name in OBJECTIVES for field in flat_fields(OBJECTIVES[name])]
 
 
