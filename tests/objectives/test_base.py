@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.functional import softplus
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from coulomb_gan.networks.base import NETWORKS, build
 from coulomb_gan.objectives.base import OBJECTIVES, Batch, Objective, Passes, couples_samples
@@ -296,6 +297,31 @@ def test_a_loss_leaves_its_batch_as_it_was(name):
     game.loss_g(d, b)
     assert torch.equal(b.x, x) and torch.equal(b.y, y) and b.x.grad_fn is not None
     assert all(p.grad is None for p in net.parameters())
+
+
+class NoReading(TorchDispatchMode):
+    "Refuses what on a GPU would wait for a number, which no CUDA graph can record"
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        assert not waits, f'{func} reads a number off the device'
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('options', [*({'objective': name} for name in OBJECTIVES), *(
+    {'objective': 'gan-gp', 'penalty_at': at, 'penalty_noise': noise, 'penalty_one_sided': True}
+    for at in ('around', 'data') for noise in ('released', 'gaussian', 'uniform')), {'objective': 'minimax', 'r1': 1.}], ids=str)
+def test_losses_read_no_number_off_the_device(options):
+    game = TINY.changed(**options).objective
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    w, b = batch_of(game)
+    d = None if game.head is None else Passes(net)
+    with NoReading():
+        torch.autograd.grad(game.loss_g(d, b), w, retain_graph=True)
+        if d: torch.autograd.grad(game.loss_d(d, b), [p for p in net.parameters() if p.ndim > 1])
+
+
+def test_a_number_that_is_read_is_noticed():
+    with NoReading(), pytest.raises(AssertionError, match='reads a number'): torch.ones(1).item()
 
 
 @pytest.mark.parametrize('name', OBJECTIVES)
