@@ -167,6 +167,19 @@ def discover(
     folder = import_module(package).__path__
     for module in pkgutil.iter_modules(folder): import_module(f'{package}.{module.name}')
 
+# %% ../nbs/tools/options.ipynb #c911a2f9
+def _set_fields(record, usual):
+    "Fields of a record that differ from the usual ones, as `revised` takes them."
+    found: dict[str, Any] = {}
+    for name, default in usual.items():
+        value = getattr(record, name)
+        if value == default: continue
+        if type(value) is type(default) and isinstance(value, Options):
+            inside = {field.name: getattr(default, field.name) for field in fields(default)}
+            value = _set_fields(value, inside)
+        found[name] = value
+    return found
+
 # %% ../nbs/tools/options.ipynb #acc9815c
 def rebuilt(
     record: Any,  # what is to be changed
@@ -175,12 +188,12 @@ def rebuilt(
 ) -> Any:  # a record of the named class
     """A registered record from plain data.
 
-    A record of another class takes over the fields that both have, where they differ from their default."""
+    A record of another class takes over the fields that both have, where they differ from their default;
+    of a record inside, those of its fields that do."""
     changes = dict(stored)
     cls = registry.find(changes.pop('name', record.name))
     if cls.__name__ == type(record).__name__: return revised(record, changes)
-    theirs = {field.name: getattr(record, field.name) for field in fields(record)}
-    usual = {field.name: field.default for field in fields(record)}
     own = {field.name for field in fields(cls)}
-    shared = {name: value for name, value in theirs.items() if name in own and value != usual[name]}
-    return revised(cls(**shared), changes)
+    usual = {field.name: field.default for field in fields(record) if field.name in own}
+    shared = _set_fields(record, usual)
+    return revised(revised(cls(), shared), changes)

@@ -26,6 +26,10 @@ VARIANTS = GAMES | {
     'annealed': dict(eps=3., eps_end=.5),
     'exact force of more charges': dict(objective='exact-force', charges=8, replay=40, self_term=0., eps_end=.5),
     'one critic step': dict(objective='wgan-gp', critic_steps=1),
+    'penalty at the data': dict(objective='non-saturating', r1=1.),
+    'minimax with penalty at the data': dict(objective='minimax', r1=1.),
+    'dragan, gaussian noise': dict(objective='dragan', penalty_noise='gaussian'),
+    'dragan, uniform noise, one-sided': dict(objective='dragan', penalty_noise='uniform', penalty_one_sided=True),
 }
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.functional import softplus
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from coulomb_gan.networks.base import NETWORKS, build
 from coulomb_gan.objectives.base import OBJECTIVES, Batch, Objective, Passes, couples_samples
@@ -298,6 +299,31 @@ def test_a_loss_leaves_its_batch_as_it_was(name):
     assert all(p.grad is None for p in net.parameters())
 
 
+class NoReading(TorchDispatchMode):
+    "Refuses what on a GPU would wait for a number, which no CUDA graph can record"
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        waits = func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        assert not waits, f'{func} reads a number off the device'
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('options', [*({'objective': name} for name in OBJECTIVES), *(
+    {'objective': 'gan-gp', 'penalty_at': at, 'penalty_noise': noise, 'penalty_one_sided': True}
+    for at in ('around', 'data') for noise in ('released', 'gaussian', 'uniform')), {'objective': 'minimax', 'r1': 1.}], ids=str)
+def test_losses_read_no_number_off_the_device(options):
+    game = TINY.changed(**options).objective
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    w, b = batch_of(game)
+    d = None if game.head is None else Passes(net)
+    with NoReading():
+        torch.autograd.grad(game.loss_g(d, b), w, retain_graph=True)
+        if d: torch.autograd.grad(game.loss_d(d, b), [p for p in net.parameters() if p.ndim > 1])
+
+
+def test_a_number_that_is_read_is_noticed():
+    with NoReading(), pytest.raises(AssertionError, match='reads a number'): torch.ones(1).item()
+
+
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_plain_data_make_the_same_objective(name):
     game = OBJECTIVES[name]()
@@ -313,9 +339,11 @@ def test_published_settings_are_settings(name): Optimisation(**OBJECTIVES[name].
 CHANGES = {  # flat name of a field -> another value than its default
     'd': 2., 'eps': 2., 'eps_end': .1, 'self_term': .5, 'keep_self_weight': True, 'charges': 5, 'replay': 4, 'smoothing': .5,
     'alternating': True,
-    'critic_steps': 2, 'penalty_weight': 3., 'penalty_target': 2.,
+    'critic_steps': 2, 'r1': 1., 'penalty_weight': 3., 'penalty_target': 2., 'penalty_at': 'data', 'penalty_one_sided': True,
+    'penalty_noise': 'uniform', 'penalty_spread': 2.,
 }
-NEEDED = {'keep_self_weight': dict(eps_end=.5)}  # what must be chosen with it, before and after
+AROUND = dict(penalty_at='around')
+NEEDED = {'keep_self_weight': dict(eps_end=.5), 'penalty_noise': AROUND, 'penalty_spread': AROUND}  # what must be chosen with it, before and after
 CASES = [(name, field) for name in OBJECTIVES for field in flat_fields(OBJECTIVES[name])]
 
 

@@ -1,4 +1,6 @@
-"""The gradient penalty against finite differences, and the discriminators it refuses."""
+"""The gradient penalty against finite differences, where it takes the slope, and the discriminators it refuses."""
+from math import gamma, sqrt
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -6,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from coulomb_gan.objectives.base import Batch, Passes
-from coulomb_gan.objectives.penalties import GradientPenalty
+from coulomb_gan.objectives.penalties import GradientPenalty, zero_centred
 from coulomb_gan.options import flat_fields
 from coulomb_gan.training.config import Experiment
 from coulomb_gan.training.state import TrainState
@@ -122,6 +124,121 @@ def test_weight_zero_is_no_penalty():
     assert GradientPenalty(0.)(Passes(smooth(3)), Batch(randn(0, 4, 3), randn(1, 4, 3), seeded(0))) == 0
 
 
+# --- one-sided, and where the slope is taken ----------------------------------------------------------------------
+
+@property_test
+@given(st.floats(0, 3), st.floats(.01, 3), st.sampled_from(['between', 'around', 'data']))
+def test_one_sided_only_slopes_above_the_target_cost(slope, target, at):
+    net = nn.Linear(1, 1, bias=False).double()
+    net.weight.data.fill_(slope)
+    b = Batch(randn(0, 4, 1), randn(1, 4, 1), seeded(0))
+    two, one = (GradientPenalty(2., target, at=at, one_sided=sided)(Passes(net), b) for sided in (False, True))
+    assert_close(two.item(), 2 * (slope - target)**2)
+    assert_close(one.item(), 2 * max(0., slope - target)**2)
+
+
+def points_of(penalty, x, y, seed=0):
+    "Where a penalty takes the slope"
+    seen = []
+    class Net(nn.Module):
+        def forward(self, a):
+            seen.append(a.detach().clone())
+            return a.flatten(1).square().sum(1)
+    penalty(Passes(Net()), Batch(x, y, seeded(seed)))
+    return seen[0]
+
+
+@pytest.mark.parametrize('shape', [(3,), (2, 4, 4)])
+def test_at_the_data_are_the_real_samples_of_the_minibatch(shape):
+    x, y = randn(0, 4, *shape), randn(1, 9, *shape)
+    assert torch.equal(points_of(GradientPenalty(at='data'), x, y), y[:4])
+
+
+@pytest.mark.parametrize('shape', [(3,), (2, 4, 4)])
+@pytest.mark.parametrize('noise', ['released', 'gaussian', 'uniform'])
+def test_noise_around_the_data_by_its_formula(noise, shape):
+    "From the same random numbers, drawn in the same order; the size is that of the minibatch, not of each coordinate"
+    x, y = randn(0, 4, *shape), 2 + 3 * randn(1, 9, *shape)
+    got = points_of(GradientPenalty(at='around', noise=noise, spread=.7), x, y)
+    gen, y = seeded(0), y[:4]
+    size = .7 * ((y - y.mean())**2).mean().sqrt()
+    if noise == 'gaussian': want = y + size * torch.randn(y.shape, generator=gen, dtype=y.dtype)
+    else:
+        u = torch.rand(y.shape, generator=gen, dtype=y.dtype)
+        alpha = torch.rand(4, *[1] * len(shape), generator=gen, dtype=y.dtype)
+        want = y + size * (2 * u - 1 if noise == 'uniform' else alpha * u)
+    assert_close(got, want)
+    assert not torch.equal(points_of(GradientPenalty(at='around', noise=noise), x, y, seed=1), got)
+
+
+def test_noise_of_the_released_code_goes_up_and_the_uniform_one_both_ways():
+    x, y = randn(0, 200, 3), randn(1, 200, 3)
+    s = y.std(correction=0)
+    up, both = ((points_of(GradientPenalty(at='around', noise=noise), x, y) - y) / s for noise in ('released', 'uniform'))
+    assert 0 <= up.min() and up.max() < .5 and -.5 <= both.min() < -.4 and .4 < both.max() < .5
+
+
+@pytest.mark.parametrize('m, q, spread', [(1, .5, .3), (2, 1., 1.), (16, .3, .5)])
+def test_gaussian_noise_in_a_bowl(m, q, spread):
+    "The slope of q|a|^2 / 2 is q times a chi variable; one further coordinate gives the batch its deviation of 1"
+    n = 20_000
+    y = torch.zeros(n, m + 1, dtype=torch.float64)
+    y[::2, 0], y[1::2, 0] = sqrt(m + 1), -sqrt(m + 1)
+    class Bowl(nn.Module):
+        def forward(self, a): return q * a[:, 1:].square().sum(1) / 2
+    got = GradientPenalty(1., at='around', noise='gaussian', spread=spread)(Passes(Bowl()), Batch(y, y, seeded(0)))
+    mean = spread * sqrt(2) * gamma((m + 1) / 2) / gamma(m / 2)
+    want = q**2 * spread**2 * m - 2 * q * mean + 1
+    assert got.item() == pytest.approx(want, abs=12 / sqrt(n))  # deviation of a term below 3
+
+
+@pytest.mark.parametrize('at', ['between', 'around', 'data'])
+def test_a_batch_is_left_as_it_was_and_only_d_learns(at):
+    x, y = randn(0, 4, 3).requires_grad_(), randn(1, 4, 3)
+    b = Batch(x, y, seeded(0))
+    before = y.clone()
+    value = GradientPenalty(at=at)(Passes(smooth(3)), b)
+    assert torch.equal(y, before) and not y.requires_grad and b.y is y
+    assert torch.autograd.grad(value, x, allow_unused=True) == (None,)
+
+
+@pytest.mark.parametrize('shape', [(2,), (3, 5, 5)])
+@pytest.mark.parametrize('at', ['between', 'around', 'data'])
+def test_penalty_and_gradient_in_float32(at, shape):
+    net = smooth(int(torch.tensor(shape).prod())).float()
+    value = GradientPenalty(at=at)(Passes(net), Batch(randn(0, 4, *shape).float(), randn(1, 4, *shape).float(), seeded(0)))
+    gradients = torch.autograd.grad(value, [p for p in net.parameters() if p.ndim > 1])
+    assert value.dtype == torch.float32 and all(g.isfinite().all() and g.abs().max() > 0 for g in gradients)
+
+
+@pytest.mark.parametrize('one_sided', [False, True])
+@pytest.mark.parametrize('target', [0., 1.])
+@pytest.mark.parametrize('at', ['between', 'around', 'data'])
+def test_a_slope_of_zero_has_a_gradient(at, target, one_sided):
+    "Every unit of the first layer is off; a square root of the sum of squares would give NaN"
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    net[0].bias.data.fill_(-100.)
+    value = GradientPenalty(1., target, at, one_sided)(Passes(net), Batch(randn(0, 4, 3).float(), randn(1, 4, 3).float(), seeded(0)))
+    assert value == (0 if one_sided else target)
+    for gradient in torch.autograd.grad(value, [*net.parameters()], allow_unused=True):
+        assert gradient is None or torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize('strength', [0., 1., 10.])
+def test_zero_centred_is_half_gamma_times_the_squared_slope(strength):
+    net, y = smooth(3), randn(1, 4, 3)
+    got = zero_centred(strength)(Passes(net), Batch(randn(0, 4, 3), y, None))  # draws no random number
+    assert_close(got, strength / 2 * slopes(net, y).square().mean(), rtol=1e-6, atol=1e-9)
+    assert zero_centred(strength) == GradientPenalty(strength / 2, 0., at='data')
+
+
+def test_a_run_that_names_two_options_of_the_penalty_is_the_run_of_today():
+    "What a configuration of an earlier version says"
+    stored = dict(name='wgan-gp', critic_steps=5, penalty=dict(weight=10., target=1.))
+    assert Experiment().revised(dict(objective=stored)) == Experiment().changed(objective='wgan-gp')
+    assert GradientPenalty() == GradientPenalty(10., 1., 'between', False)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 def test_a_coupled_discriminator_is_refused():
@@ -146,7 +263,17 @@ def test_a_run_with_a_penalty_refuses_batch_norm_before_it_begins():
     TrainState(e.changed(batch_norm_d=False), (3, 16, 16))
 
 
-@pytest.mark.parametrize('option, value', [('weight', -1.), ('weight', None), ('target', -.1), ('target', float('nan'))])
+def test_batch_norm_hides_the_slope_of_a_linear_layer():
+    "The sum of D over a batch is constant, so that the penalty is its weight whatever D is"
+    net = nn.Sequential(nn.Linear(3, 1), nn.BatchNorm1d(1, track_running_stats=False)).double()
+    for scale in (1, 10):
+        net[0].weight.data = scale * randn(0, 1, 3)
+        assert_close(GradientPenalty(7.)(Passes(net), Batch(randn(1, 6, 3), randn(2, 6, 3), seeded(0))).item(), 7.)
+
+
+@pytest.mark.parametrize('option, value', [
+    ('weight', -1.), ('weight', None), ('target', -.1), ('target', float('nan')), ('at', 'here'), ('at', None), ('one_sided', 1),
+    ('noise', 'pink'), ('noise', 'normal'), ('spread', 0.), ('spread', -1.)])
 def test_wrong_options_are_named(option, value):
     with pytest.raises(ValueError, match=f'{option} must '): GradientPenalty(**{option: value})
 

@@ -1,4 +1,7 @@
-"""The non-saturating losses against torch's cross entropies, and what is known of the best discriminator."""
+"""The standard losses against torch's cross entropies, what is known of the best discriminator, and a game of two numbers."""
+from dataclasses import fields
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -8,6 +11,8 @@ from torch.testing import assert_close
 
 from coulomb_gan.objectives.base import Batch, Passes
 from coulomb_gan.objectives.standard import Minimax, NonSaturating
+from coulomb_gan.training.config import Experiment
+from coulomb_gan.training.state import TrainState
 
 GAME = NonSaturating()
 
@@ -85,8 +90,77 @@ def test_the_game_is_played_in_turn_with_one_update_each():
     assert GAME.check(True) is None
 
 
-def test_it_has_no_options():
-    with pytest.raises(TypeError): NonSaturating(1.)
+def test_its_only_option_is_the_penalty_at_the_data():
+    assert [f.name for f in fields(NonSaturating)] == [f.name for f in fields(Minimax)] == ['r1'] and GAME.r1 == 0
+    for value in (-1., None, '1'):
+        with pytest.raises(ValueError, match='r1 must '): NonSaturating(r1=value)
+
+
+@pytest.mark.parametrize('cls', [NonSaturating, Minimax])
+def test_batch_norm_is_refused_only_with_the_penalty(cls):
+    assert cls().check(True) is None and cls(r1=1.).check(False) is None
+    with pytest.raises(ValueError, match='--no-batch-norm-d'): cls(r1=1.).check(True)
+    e = Experiment().changed(networks='dcgan', width_g=16, width_d=4, objective=cls.name)
+    TrainState(e, (3, 16, 16))
+    with pytest.raises(ValueError, match='--no-batch-norm-d'): TrainState(e.changed(r1=1.), (3, 16, 16))
+    TrainState(e.changed(r1=1., batch_norm_d=False), (3, 16, 16))
+
+
+@pytest.mark.parametrize('cls', [NonSaturating, Minimax])
+def test_r1_adds_half_gamma_times_the_squared_slope_at_the_data(cls):
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    x, y = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    b = Batch(x, y, None)
+    at = y.clone().requires_grad_()
+    slope, = torch.autograd.grad(net(at).sum(), at)
+    added = cls(r1=3.).loss_d(Passes(net), b) - cls().loss_d(Passes(net), b)
+    assert_close(added, 1.5 * slope.square().sum(1).mean())
+    assert cls(r1=3.).loss_g(Passes(net), b) == cls().loss_g(Passes(net), b)
+
+
+# --- a game of two numbers: real point 0, generated theta, D(a) = psi a -------------------------------------------
+
+def velocity(game, theta, psi):
+    "Both players down their gradients"
+    net = nn.Linear(1, 1, bias=False).double()
+    net.weight.data.fill_(psi)
+    at = torch.tensor([[theta]], dtype=torch.float64, requires_grad=True)
+    d, b = Passes(net), Batch(at, torch.zeros(1, 1).double(), None)
+    to_g, = torch.autograd.grad(game.loss_g(d, b), at, retain_graph=True)
+    to_d, = torch.autograd.grad(game.loss_d(d, b), net.weight)
+    return np.array([-to_g.item(), -to_d.item()])
+
+
+def jacobian(game, h=1e-4):
+    "At the solution, by central differences, whose error is of the order of h^2"
+    return np.array([velocity(game, *step) - velocity(game, *-step) for step in h * np.eye(2)]).T / (2 * h)
+
+
+@pytest.mark.parametrize('cls', [NonSaturating, Minimax])
+@pytest.mark.parametrize('gamma', [0., .3, .9, 2., 10.])
+def test_eigenvalues_at_the_solution(cls, gamma):
+    root = np.sqrt(complex(gamma**2 - 1)) / 2
+    found = np.sort_complex(np.linalg.eigvals(jacobian(cls(r1=gamma))))
+    np.testing.assert_allclose(found, np.sort_complex([-gamma/2 - root, -gamma/2 + root]), atol=1e-6)
+
+
+@pytest.mark.parametrize('cls', [NonSaturating, Minimax])
+@pytest.mark.parametrize('a, b', [(.01, .01), (.5, .001), (.001, 2.), (4., 3.9)])
+def test_no_ratio_of_rates_makes_it_converge(cls, a, b):
+    "Steps at once spiral outwards, steps in turn circle"
+    j = jacobian(cls())
+    of_g, of_d = np.diag([a, 0]) @ j, np.diag([0, b]) @ j
+    np.testing.assert_allclose(np.abs(np.linalg.eigvals(np.eye(2) + of_g + of_d))**2, 1 + a * b / 4, rtol=1e-6)
+    np.testing.assert_allclose(np.abs(np.linalg.eigvals((np.eye(2) + of_g) @ (np.eye(2) + of_d))), 1, rtol=1e-6)
+
+
+@property_test
+@given(st.floats(-4, 4), st.floats(-4, 4))  # products below 20, above which torch takes softplus for the identity
+def test_minimax_conserves_the_distance_and_the_other_shrinks_it(theta, psi):
+    at = np.array([theta, psi])
+    assert at @ velocity(Minimax(), theta, psi) == pytest.approx(0, abs=1e-12)
+    want = -theta * psi * np.tanh(theta * psi / 2)
+    assert at @ velocity(NonSaturating(), theta, psi) == pytest.approx(want, abs=1e-12)
 
 
 @property_test

@@ -82,10 +82,45 @@ def test_bfloat16_passes_round_the_difference_alone():
 
 def test_its_options():
     game = WGANGP()
-    assert (game.critic_steps, game.penalty, game.simultaneous) == (5, GradientPenalty(10., 1.), False)
+    assert (game.critic_steps, game.penalty, game.simultaneous) == (5, GradientPenalty(10., 1., at='between'), False)
     assert Optimisation(**game.published) == Optimisation(lr_g=1e-4, lr_d=1e-4, beta1=0., beta2=.9)
     for option, value in (('critic_steps', 0), ('critic_steps', 1.5), ('penalty', 10.), ('penalty', None)):
         with pytest.raises(ValueError, match=f'{option} must '): WGANGP(**{option: value})
+
+
+@property_test
+@given(st.integers(0, 1000), st.floats(.1, 100))
+def test_the_best_linear_critic_is_steeper_than_one(seed, weight):
+    "By 1 + shift / 2 weight; its loss and its estimate exceed the shift as predicted, and any other critic loses more"
+    x, y = randn(seed, 5, 3), randn(seed + 1, 7, 3) + 1
+    shift = y.mean(0) - x.mean(0)
+    size = shift.norm()
+    best = (1 + size / (2 * weight)) * shift / size
+    game, b = WGANGP(penalty=GradientPenalty(weight)), Batch(x, y, seeded(seed))
+    def loss(w): return game.loss_d(Passes(critic(w)), b)
+    assert_close(loss(best), -size - size**2 / (4 * weight))
+    assert_close(best @ shift, size + size**2 / (2 * weight))
+    for other in (best + .1 * randn(seed + 2, 3), -best, shift / size): assert loss(other) >= loss(best)
+
+
+@pytest.mark.parametrize('weight', [1., 2., 10.])
+def test_two_numbers_rest_at_twice_the_weight(weight):
+    "Real point 0, generated theta, critic psi a, from theta = 1, psi = 1/2; the slower rate is weight - sqrt(weight^2 - 1)"
+    game = WGANGP(penalty=GradientPenalty(weight))
+    def velocity(theta, psi):
+        net, at = critic(torch.tensor([psi]).double()), torch.tensor([[theta]], dtype=torch.float64, requires_grad=True)
+        d, b = Passes(net), Batch(at, torch.zeros(1, 1).double(), seeded(0))
+        to_g, = torch.autograd.grad(game.loss_g(d, b), at, retain_graph=True)
+        to_d, = torch.autograd.grad(game.loss_d(d, b), net.weight)
+        return -to_g.item(), -to_d.item()
+    def formula(theta, psi): return psi, -theta - 2 * weight * (psi - (psi > 0) + (psi < 0))
+    for at in ((1., .5), (-3., .2), (2., -1.)): assert velocity(*at) == pytest.approx(formula(*at))
+    theta, psi, h = 1., .5, .02
+    for _ in range(int(500 / h)):
+        move = formula(theta, psi)
+        theta, psi = theta + h * move[0], psi + h * move[1]
+    assert theta == pytest.approx(2 * weight, abs=1e-4) and psi == pytest.approx(0, abs=1e-4)
+    assert velocity(0., 1e-9)[1] == pytest.approx(2 * weight)  # at the solution the slope is pushed away from zero
 
 
 @pytest.mark.parametrize('steps', [1, 3, 5])

@@ -201,6 +201,17 @@ def test_another_class_takes_over_what_both_have(stored, expected):
     assert rebuilt(Brush(width=3.), stored, KINDS) == expected and stored == before
 
 
+def test_of_a_record_inside_only_what_was_set_is_taken_over():
+    "Where the other class gives that record other defaults"
+    kinds = Registry('kind')
+    for name, width in (('sketch', .5), ('mural', 9.)):
+        kinds.add(name)(dataclass(frozen=True)(type(name, (Options,), {'__annotations__': {'tool': Brush}, 'tool': Brush(width=width)})))
+    one, other = kinds['sketch'], kinds['mural']
+    assert rebuilt(one(), {'name': 'mural'}, kinds) == other(Brush(width=9.))
+    assert rebuilt(one(Brush(width=.5, hairs=7)), {'name': 'mural'}, kinds) == other(Brush(width=9., hairs=7))
+    assert rebuilt(one(Brush(width=2.)), {'name': 'mural', 'tool': {'wet': False}}, kinds) == other(Brush(width=2., wet=False))
+
+
 @pytest.mark.parametrize('stored, message', [
     ({'name': 'pen', 'hairs': 5}, "there is no option of pen 'hairs'"), ({'ink': 'red'}, "no option of brush 'ink'"),
     ({'name': 'nib'}, 'renamed'), ({'name': 'pen', 'width': -1}, 'width must lie in')])

@@ -12,12 +12,13 @@ from tiny_runs import GAMES, TINY, VARIANTS
 
 STEPS = 5
 IMAGES = dict(networks='dcgan', width_g=16, width_d=4)
-COUPLED = {name: options for name, options in GAMES.items() if name != 'wgan-gp'}      # with batch norm in D
+PENALISED = [name for name, game in OBJECTIVES.items() if hasattr(game, 'penalty')]
+COUPLED = {name: options for name, options in GAMES.items() if name not in PENALISED}      # with batch norm in D
 CASES = {name: (options, (1, 8, 8)) for name, options in VARIANTS.items()}
 CASES |= {f'{name}, points': (options, (2,)) for name, options in GAMES.items()}
 CASES |= {f'{name}, batch norm in D': (IMAGES | options, (1, 16, 16)) for name, options in COUPLED.items()}
-CASES |= {'penalty without batch norm': (IMAGES | dict(objective='wgan-gp', batch_norm_d=False), (1, 16, 16)),
-          'text': (dict(networks='text', width_g=4, width_d=4), (6, 5))}
+CASES |= {f'{name}, no batch norm in D': (IMAGES | GAMES[name] | dict(batch_norm_d=False), (1, 16, 16)) for name in PENALISED}
+CASES |= {'text': (dict(networks='text', width_g=4, width_d=4), (6, 5))}
 
 
 def drawn(t, shape):

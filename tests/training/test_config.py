@@ -41,6 +41,14 @@ CHARGES = {
     'charges': Change(5, 'weights'),
     'replay': Change(32, 'weights'),
 }
+PENALTY = {
+    'penalty_weight': Change(1., 'weights'),
+    'penalty_target': Change(.5, 'weights'),
+    'penalty_at': Change('around', 'weights'),
+    'penalty_one_sided': Change(True, 'weights'),
+    'penalty_noise': Change('uniform', 'weights', dict(penalty_at='around')),
+    'penalty_spread': Change(.1, 'weights', dict(penalty_at='around')),
+}
 CHANGES = {
     'mlp': {
         'latent': Change(5, 'shapes'),
@@ -70,11 +78,11 @@ CHANGES = {
         'alternating': Change(True, 'weights'),
     },
     'exact-force': CHARGES,
-    'wgan-gp': {
-        'critic_steps': Change(2, 'weights'),
-        'penalty_weight': Change(1., 'weights'),
-        'penalty_target': Change(.5, 'weights'),
-    },
+    'non-saturating': {'r1': Change(1., 'weights')},
+    'minimax': {'r1': Change(1., 'weights')},
+    'gan-gp': PENALTY,
+    'dragan': PENALTY | {'penalty_at': Change('data', 'weights')},
+    'wgan-gp': PENALTY | {'critic_steps': Change(2, 'weights')},
     'optim': {
         'batch': Change(17, 'weights'),
         'steps': Change(14, 'files'),

@@ -29,6 +29,7 @@ CASES = VARIANTS | {
     'images': IMAGES | dict(precision='bfloat16'),
     'images, smoothing': IMAGES | dict(smoothing=.5, replay=40),
     'images, critic steps': IMAGES | dict(objective='wgan-gp', batch_norm_d=False),
+    'images, penalty around the data': IMAGES | dict(objective='dragan', batch_norm_d=False, precision='bfloat16'),
     'mixed precision, critic steps': dict(objective='wgan-gp', critic_steps=3, precision='bfloat16'),
 }
 

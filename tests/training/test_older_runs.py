@@ -133,8 +133,9 @@ def read(**options):
 CASES = [
     (dict(objective='coulomb', smoothing=.5, alternating=True),
      dict(name='coulomb', d=1., eps=3., eps_end=None, self_term=0., keep_self_weight=False, charges=8, replay=32, smoothing=.5, alternating=True)),
-    (dict(objective='non-saturating'), dict(name='non-saturating')),
-    (dict(objective='wgan-gp'), dict(name='wgan-gp', critic_steps=1, penalty=dict(weight=10., target=1.))),
+    (dict(objective='non-saturating'), dict(name='non-saturating', r1=0.)),
+    (dict(objective='wgan-gp'), dict(name='wgan-gp', critic_steps=1, penalty=dict(
+        weight=10., target=1., at='between', one_sided=False, noise='released', spread=.5))),
     (dict(objective='direct', eps_end=.3),
      dict(name='exact-force', d=1., eps=3., eps_end=.3, self_term=0., keep_self_weight=False, charges=8, replay=32)),
     (dict(networks='dcgan', batch_norm_d=False),

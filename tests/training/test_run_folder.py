@@ -146,6 +146,18 @@ def test_contradicting_settings_are_named(words, copied):
     assert contents(copied) == before
 
 
+def test_options_that_a_later_version_added_have_their_default(copied):
+    "The folder of a run before them is continued with it, and with nothing else"
+    path = copied / 'config.json'
+    stored = json.loads(path.read_text())
+    added = stored['objective'].pop('keep_self_weight')
+    path.write_text(json.dumps(stored))
+    with pytest.raises(RunError, match='objective.keep_self_weight was False and is now True'):
+        train(MIDDLE.changed(keep_self_weight=True, eps_end=.5), copied)
+    train(MIDDLE, copied)
+    assert json.loads(path.read_text())['objective']['keep_self_weight'] is added is False
+
+
 def test_all_contradictions_are_named_at_once(copied):
     with pytest.raises(RunError) as caught: train(MIDDLE.changed(batch=8, eps=2., ema=.5), copied)
     for part in ('optim.batch was 16', 'is now 8', 'objective.eps was 1.0', 'is now 2.0', 'optim.ema was 0.0', 'is now 0.5'):
