@@ -972,6 +972,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                       'coulomb_gan/networks/resnet.py'),
                                              'coulomb_gan.networks.resnet._initialise': ( '3_networks/resnet.html#_initialise',
                                                                                           'coulomb_gan/networks/resnet.py'),
+                                             'coulomb_gan.networks.resnet._widths': ( '3_networks/resnet.html#_widths',
+                                                                                      'coulomb_gan/networks/resnet.py'),
                                              'coulomb_gan.networks.resnet.plain_discriminator': ( '3_networks/resnet.html#plain_discriminator',
                                                                                                   'coulomb_gan/networks/resnet.py'),
                                              'coulomb_gan.networks.resnet.plain_generator': ( '3_networks/resnet.html#plain_generator',

@@ -34,7 +34,7 @@ def radford_generator(
     start = side // 16
     layers = [nn.Linear(latent, width * start**2), nn.Unflatten(1, (width, start, start))]
     for _ in range(3):
-        half = width // 2
+        half = max(width // 2, 1)
         layers += [BatchNorm2d(width), nn.ReLU(), DoublingConv2d(width, half)]
         width = half
     layers += [BatchNorm2d(width), nn.ReLU(), DoublingConv2d(width, channels), nn.Tanh()]
@@ -68,7 +68,6 @@ class RadfordDCGAN(Networks):
     width_g: int = 512  # channels of the generator's first map, released
     width_d: int = 64  # channels of the discriminator's first layer, released
     norm_d: str = 'batch'  # 'batch' (released), 'layer' or 'none'; a gradient penalty needs one of the latter
-    ranges: ClassVar[dict] = {'width_g': (8, 1e9)}
     choices: ClassVar[dict] = {'norm_d': tuple(NORMS)}
     def check(self, shape):  # of one sample
         check_image(self, shape, (16, 32, 64))

@@ -10,7 +10,6 @@ __all__ = ['plain_generator', 'plain_discriminator', 'PlainWGANGP', 'Residual', 
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 from torch import nn
 from .base import NETWORKS, Networks, check_image
@@ -42,7 +41,8 @@ def plain_generator(
 ) -> nn.Sequential:  # `(n, latent) -> (n, channels, 32, 32)`
     "WGAN-GP's generator of convolutions in a row, for 32 pixels."
     units = 16 * width
-    half, quarter = width // 2, width // 4
+    half = max(width // 2, 1)
+    quarter = max(width // 4, 1)
     layers = [nn.Linear(latent, units), BatchNorm1d(units), nn.ReLU(), nn.Unflatten(1, (width, 4, 4)),
               DoublingConv2d(width, half), BatchNorm2d(half), nn.ReLU(),
               DoublingConv2d(half, quarter), BatchNorm2d(quarter), nn.ReLU(),
@@ -69,7 +69,6 @@ class PlainWGANGP(Networks):
     latent: int = 128  # dimension of z, released
     width_g: int = 512  # channels of the generator at 4x4, released
     width_d: int = 128  # channels of the discriminator's first layer, released
-    ranges: ClassVar[dict] = {'width_g': (4, 1e9)}
     def check(self, shape):  # of one sample
         check_image(self, shape, (32,))
     def generator(self, shape):  # of one sample
@@ -111,6 +110,11 @@ def residual_block(
 # %% ../../nbs/3_networks/07_resnet.ipynb #67ca4bc4
 _SHARES = {32: (1, 1, 1, 1), 64: (4, 4, 2, 1, .5)}  # side -> channels from 4x4 up, in units of the width
 
+# %% ../../nbs/3_networks/07_resnet.ipynb #d0bc3fbe
+def _widths(side, width):
+    "Channels of the maps from 4x4 up to a side; at least one."
+    return [max(int(share * width), 1) for share in _SHARES[side]]
+
 # %% ../../nbs/3_networks/07_resnet.ipynb #6131121f
 def resnet_generator(
     latent: int,  # dimension of z
@@ -119,7 +123,7 @@ def resnet_generator(
 ) -> nn.Sequential:  # `(n, latent) -> (n, *shape)`
     "WGAN-GP's residual generator."
     channels, *_, side = shape
-    widths = [int(share * width) for share in _SHARES[side]]
+    widths = _widths(side, width)
     layers = [nn.Linear(latent, 16 * widths[0]), nn.Unflatten(1, (widths[0], 4, 4))]
     for n_in, n_out in pairwise(widths):
         layers.append(residual_block(n_in, n_out, 'doubles', norm='batch', bias=side == 32))
@@ -148,7 +152,7 @@ def _discriminator_32(channels, width):
 # %% ../../nbs/3_networks/07_resnet.ipynb #ec2d17e5
 def _discriminator_64(channels, width):
     "The residual discriminator for 64 pixels, with layer norm."
-    widths = [int(share * width) for share in reversed(_SHARES[64])]
+    widths = _widths(64, width)[::-1]
     first = nn.Conv2d(channels, widths[0], 3, padding=1)
     layers: list[nn.Module] = [first]
     for n_in, n_out in pairwise(widths):
@@ -176,7 +180,6 @@ class ResNet(Networks):
     latent: int = 128  # dimension of z, released
     width_g: int = 128  # channels of the generator's blocks, released; at 64 pixels 4, 4, 2, 1, 1/2 times
     width_d: int = 128  # channels of the discriminator's blocks, released; at 64 pixels 1/2, 1, 2, 4, 4 times
-    ranges: ClassVar[dict] = {'width_g': (2, 1e9), 'width_d': (2, 1e9)}
     def check(self, shape):  # of one sample
         check_image(self, shape, (32, 64))
     def generator(self, shape):  # of one sample

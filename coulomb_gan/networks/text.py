@@ -99,7 +99,7 @@ def text_generator(
     depth: int = 5,  # residual blocks, paper
     batch_norm: bool = True,  # in the blocks, paper; WGAN-GP has none
 ) -> nn.Sequential:  # `(n, latent) -> (n, length, V)`, rows sum to 1
-    "WGAN-GP's generator of texts, with batch norm if wanted. Raises ValueError for a shape that is not a text's."
+    "WGAN-GP's generator of texts, with batch norm if wanted. Raises ValueError for another shape."
     _check_sizes(shape, width, depth)
     length, v = shape
     blocks = [ResidualBlock(width, batch_norm) for _ in range(depth)]
