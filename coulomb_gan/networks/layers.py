@@ -6,6 +6,7 @@
 __all__ = ['BatchNorm1d', 'BatchNorm2d', 'LayerNorm2d', 'NORMS', 'DoublingConv2d', 'LeCunTanh', 'PatchConv2d']
 
 # %% ../../nbs/3_networks/02_layers.ipynb #e4793bf7
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -29,7 +30,8 @@ BatchNorm2d = partial(nn.BatchNorm2d, track_running_stats=False)
 LayerNorm2d = partial(nn.GroupNorm, 1)
 
 # %% ../../nbs/3_networks/02_layers.ipynb #58ab9765
-NORMS = {'batch': BatchNorm2d, 'layer': LayerNorm2d, 'none': nn.Identity}  # each made from its channels
+NORMS: dict[str, Callable[[int], nn.Module]] = {  # name -> what makes one for so many channels
+    'batch': BatchNorm2d, 'layer': LayerNorm2d, 'none': nn.Identity}
 
 # %% ../../nbs/3_networks/02_layers.ipynb #be43c922
 DoublingConv2d = partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1)

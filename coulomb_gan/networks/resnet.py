@@ -103,8 +103,8 @@ def residual_block(
     middle = n_in if side == 'halves' else n_out
     first = [NORMS[norm](n_in), nn.ReLU(), *up, nn.Conv2d(n_in, middle, 3, padding=1, bias=bias)]
     second = [NORMS[norm](middle), nn.ReLU(), nn.Conv2d(middle, n_out, 3, padding=1), *down]
-    shortcut = nn.Sequential(*down, nn.Conv2d(n_in, n_out, 1), *up)
-    if side == 'stays': shortcut = nn.Identity()
+    shortcut: nn.Module = nn.Identity()
+    if side != 'stays': shortcut = nn.Sequential(*down, nn.Conv2d(n_in, n_out, 1), *up)
     return Residual(shortcut, nn.Sequential(*first, *second))
 
 # %% ../../nbs/3_networks/07_resnet.ipynb #67ca4bc4
