@@ -7,11 +7,10 @@ __all__ = ['dcgan_generator', 'dcgan_discriminator', 'DCGAN']
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #47fa2c4d
 from dataclasses import dataclass
-from functools import partial
 
 from torch import nn
 from .base import NETWORKS, Networks
-from .layers import BatchNorm2d, LeCunTanh, PatchConv2d
+from .layers import BatchNorm2d, DoublingConv2d, LeCunTanh, PatchConv2d
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #d462d7eb
 def _doublings(side):
@@ -20,9 +19,6 @@ def _doublings(side):
     reached = 4 * 2**ups
     if ups >= 1 and side == reached: return ups
     raise ValueError(f'the side of an image must be 8, 16, 32, 64, ..., got {side}')
-
-# %% ../../nbs/3_networks/04_dcgan.ipynb #d4472565
-_double = partial(nn.ConvTranspose2d, kernel_size=5, stride=2, padding=2, output_padding=1)
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #696c0f04
 def dcgan_generator(
@@ -36,9 +32,9 @@ def dcgan_generator(
     layers = [nn.Linear(latent, 16 * width), nn.ReLU(), nn.Unflatten(1, (width, 4, 4))]
     for _ in range(ups - 1):
         half = width // 2
-        layers += [_double(width, half, bias=False), BatchNorm2d(half), nn.ReLU()]
+        layers += [DoublingConv2d(width, half, bias=False), BatchNorm2d(half), nn.ReLU()]
         width = half
-    return nn.Sequential(*layers, _double(width, channels), LeCunTanh())
+    return nn.Sequential(*layers, DoublingConv2d(width, channels), LeCunTanh())
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #ca2cbe5b
 def dcgan_discriminator(

@@ -97,11 +97,12 @@ def text_generator(
     shape: tuple,  # of one text, `(length, V)`: positions, characters of the vocabulary
     width: int = 512,  # channels, paper
     depth: int = 5,  # residual blocks, paper
+    batch_norm: bool = True,  # in the blocks, paper; WGAN-GP has none
 ) -> nn.Sequential:  # `(n, latent) -> (n, length, V)`, rows sum to 1
-    "WGAN-GP's generator of texts with batch norm. Raises ValueError for a shape that is not a text's."
+    "WGAN-GP's generator of texts, with batch norm if wanted. Raises ValueError for another shape."
     _check_sizes(shape, width, depth)
     length, v = shape
-    blocks = [ResidualBlock(width, True) for _ in range(depth)]
+    blocks = [ResidualBlock(width, batch_norm) for _ in range(depth)]
     start = nn.Linear(latent, width * length), nn.Unflatten(1, (width, length))
     end = nn.Conv1d(width, v, 1), _Transpose(), nn.Softmax(2)
     return nn.Sequential(*start, *blocks, *end)
@@ -129,9 +130,11 @@ class TextResNet(Networks):
     width_d: int = 512  # channels of the discriminator, paper
     depth_g: int = 5  # residual blocks of the generator, paper
     depth_d: int = 5  # residual blocks of the discriminator, paper
+    batch_norm_g: bool = True  # in the blocks of the generator, paper; WGAN-GP has none
     def check(self, shape):  # of one sample
         if len(shape) != 2: raise ValueError(f"the networks 'text' are for texts, got shape {shape}")
     def generator(self, shape):  # of one sample
-        return text_generator(self.latent, shape, self.width_g, self.depth_g)
+        sizes = self.width_g, self.depth_g
+        return text_generator(self.latent, shape, *sizes, batch_norm=self.batch_norm_g)
     def discriminator(self, shape):  # of one sample
         return text_discriminator(shape, self.width_d, self.depth_d)

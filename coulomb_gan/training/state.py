@@ -12,7 +12,7 @@ from dataclasses import asdict
 import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..networks.base import build, sample as _sample
+from ..networks.base import build, latent_vectors, sample as _sample
 from ..objectives.base import Batch, Passes, couples_samples
 from .config import Experiment, Optimisation
 from .schedule import Progress, schedule
@@ -106,12 +106,10 @@ def passes(self: TrainState) -> Passes | None:  # None where there is no discrim
 def generate(self: TrainState) -> Tensor:  # `(batch, *shape)`, float32, attached to G
     "Generated samples of one update, in the run's precision."
     e = self.experiment
-    n = e.optim.batch
-    latent = e.networks.latent
-    device = self.gen.device
-    z = torch.randn(n, latent, generator=self.gen, device=device)
+    z = latent_vectors(e.networks, e.optim.batch, self.gen)
     if e.record.precision == 'float32': return self.g(z)
-    with torch.autocast(device.type, torch.bfloat16):
+    device = self.gen.device.type
+    with torch.autocast(device, torch.bfloat16):
         x = self.g(z)
     return x.float()
 
@@ -147,7 +145,7 @@ def sample(self: TrainState,
     "Samples of the averaged generator, in batches of the training size."
     e = self.experiment
     gen = torch.Generator().manual_seed(seed)  # on the CPU, so that samples are the same everywhere
-    z = torch.randn(n, e.networks.latent, generator=gen)
+    z = latent_vectors(e.networks, n, gen)
     z = z.to(self.gen.device)
     x = _sample(self.g_ema, z, batch=e.optim.batch)
     if x.ndim == 4: x = x.clamp(-1, 1)

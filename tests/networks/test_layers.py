@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from torch.nn.functional import conv2d
 from torch.testing import assert_close
 
-from coulomb_gan.networks.layers import BatchNorm1d, BatchNorm2d, LeCunTanh, PatchConv2d
+from coulomb_gan.networks.layers import BatchNorm1d, BatchNorm2d, DoublingConv2d, LayerNorm2d, LeCunTanh, NORMS, PatchConv2d
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +47,35 @@ def test_batch_norm_takes_its_own_batch_in_both_modes(norm, shape):
 def test_running_statistics_would_show():
     layer, x = torch.nn.BatchNorm1d(3), torch.randn(64, 3)*5 + 2
     with pytest.raises(AssertionError): assert_close(layer.train()(x), layer.eval()(x))
+
+
+# --- layer norm ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('shape', [(1, 3, 1, 1), (4, 3, 2, 5), (2, 8, 6, 6)])
+def test_layer_norm_is_its_formula_one_sample_at_a_time(shape):
+    "In float64, with a scale and a shift for each channel"
+    norm, a = LayerNorm2d(shape[1]).double(), torch.randn(shape, dtype=torch.float64) * 3 + 2
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    for mode in (True, False):
+        for row, out in zip(a, norm.train(mode)(a)):
+            standard = (row - row.mean()) / (row.var(unbiased=False) + 1e-5).sqrt()
+            assert_close(out, norm.weight[:, None, None] * standard + norm.bias[:, None, None])
+    assert norm.weight.shape == norm.bias.shape == (shape[1],)
+
+
+def test_norms_that_a_discriminator_can_choose():
+    a = torch.randn(6, 4, 3, 3)
+    alone = {name: torch.allclose(norm(4)(a[:2]), norm(4)(a)[:2], atol=1e-6) for name, norm in NORMS.items()}
+    assert alone == {'batch': False, 'layer': True, 'none': True}
+
+
+@pytest.mark.parametrize('side', [1, 2, 5, 16])
+def test_a_transposed_convolution_that_doubles_the_side(side):
+    "It is the transpose of the halving one: <T a, b> = <a, C b>"
+    up = DoublingConv2d(3, 2, bias=False).double()
+    a = torch.randn(2, 3, side, side, dtype=torch.float64)
+    b = torch.randn(2, 2, 2 * side, 2 * side, dtype=torch.float64)
+    assert_close((up(a) * b).sum(), (a * conv2d(b, up.weight, stride=2, padding=2)).sum())
 
 
 # --- the convolution of small maps --------------------------------------------------------------------------------

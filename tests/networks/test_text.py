@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn.functional import conv1d, one_hot
 from torch.testing import assert_close
 
+from coulomb_gan.networks.base import build
 from coulomb_gan.networks.layers import BatchNorm1d
-from coulomb_gan.networks.text import ResidualBlock, text_discriminator, text_generator
+from coulomb_gan.networks.text import ResidualBlock, TextResNet, text_discriminator, text_generator
 from coulomb_gan.networks.text import ToomConv1d
 
 SHAPE, LATENT, WIDTH, DEPTH = (12, 9), 5, 8, 2
@@ -164,6 +165,15 @@ def test_counts(latent, length, v, width, depth):
     convolutions = depth * 2 * (5*width**2 + width)
     assert count(g) == (latent + 1)*width*length + convolutions + depth*4*width + (width + 1)*v
     assert count(d) == (v + 1)*width + convolutions + width*length + 1
+
+
+@pytest.mark.parametrize('v', [27, 100, 2048])
+def test_released_counts_of_wgan_gp(v):
+    "Whose generator has no batch norm"
+    with torch.device('meta'): g, d = build(TextResNet(latent=128, batch_norm_g=False), (32, v))
+    counts = [sum(p.numel() for p in net.parameters()) for net in (g, d)]
+    assert counts == [15_225_856 + 513 * v, 13_129_217 + 512 * v]
+    assert not any(isinstance(m, nn.BatchNorm1d) for m in g.modules())
 
 
 def test_paper_sizes_are_the_defaults():

@@ -208,7 +208,7 @@ WRONG = {
     '--seed x': '--seed',
     '--decay linear': 'plateau',
     '--precision half': 'bfloat16',
-    '--networks resnet': 'dcgan',
+    '--networks dcgn': 'dcgan',
     '--device gpu': "'gpu'",
     '--device meta': "'meta'",
     '--self-term -1': 'self_term must', '--keep-self-weight': 'keep_self_weight needs a softening that shrinks: give eps_end',

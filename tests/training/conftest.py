@@ -39,6 +39,12 @@ def images(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
+def larger_images(tmp_path_factory):
+    "A prepared folder of 60 random pictures of 32 pixels"
+    return pictures(tmp_path_factory.mktemp('larger') / 'prepared', n=60, side=32)
+
+
+@pytest.fixture(scope='session')
 def extractor(tmp_path_factory):
     "A feature extractor of four features, as a user names one"
     path = tmp_path_factory.mktemp('extractor') / 'corners.py'

@@ -32,6 +32,11 @@ class Change(NamedTuple):
 SIZES = {
     'dcgan': dict(data='PICTURES', width_g=8, width_d=4),
     'text': dict(data='text-builtin', width_g=4, width_d=4, depth_g=1, depth_d=1),
+    'dcgan-radford': dict(data='PICTURES', width_g=8, width_d=4),
+    'wgan-gp-dcgan': dict(data='LARGER PICTURES', width_g=8, width_d=4),
+    'resnet': dict(data='LARGER PICTURES', width_g=4, width_d=4),
+    'began-autoencoder': dict(data='PICTURES', width=4),
+    'mmd-autoencoder': dict(data='PICTURES', width=4),
 }
 CHARGES = {
     'd': Change(2., 'weights'),
@@ -72,7 +77,23 @@ CHANGES = {
         'width_d': Change(5, 'shapes'),
         'depth_g': Change(2, 'layers'),
         'depth_d': Change(2, 'layers'),
+        'batch_norm_g': Change(False, 'layers'),
     },
+    'dcgan-radford': {
+        'latent': Change(5, 'shapes'),
+        'width_g': Change(16, 'shapes'),
+        'width_d': Change(5, 'shapes'),
+        'norm_d': Change('none', 'layers'),
+    },
+    **dict.fromkeys(['wgan-gp-dcgan', 'resnet'], {
+        'latent': Change(5, 'shapes'),
+        'width_g': Change(16, 'shapes'),
+        'width_d': Change(5, 'shapes'),
+    }),
+    **dict.fromkeys(['began-autoencoder', 'mmd-autoencoder'], {
+        'latent': Change(5, 'shapes'),
+        'width': Change(5, 'shapes'),
+    }),
     'coulomb': CHARGES | {
         'smoothing': Change(.5, 'weights'),
         'alternating': Change(True, 'weights'),
@@ -118,7 +139,12 @@ CHOICES = {
 
 def choosing(record):
     "The option by which a record is chosen; optimisation and record need none"
-    if record in NETWORKS: return dict(networks=record)
+    if record in NETWORKS:
+        heads = NETWORKS[record].heads
+        if 'scalar' in heads: return dict(networks=record)
+        fitting = [name for name, objective in OBJECTIVES.items() if objective.head in heads]
+        if not fitting: pytest.skip(f'no objective wants a {heads[0]}')
+        return dict(networks=record, objective=fitting[0])
     return dict(objective=record) if record in OBJECTIVES else {}
 
 
@@ -140,9 +166,9 @@ def observed(run):
 
 
 @pytest.fixture(scope='module')
-def observe(tmp_path_factory, images, extractor):
+def observe(tmp_path_factory, images, larger_images, extractor):
     "What is seen of a run of TINY with some options, each trained once"
-    stand_for = {'PICTURES': images, 'EXTRACTOR': extractor}
+    stand_for = {'PICTURES': images, 'LARGER PICTURES': larger_images, 'EXTRACTOR': extractor}
     @cache
     def observe(given):
         chosen = {name: stand_for.get(value, value) for name, value in given}

@@ -49,6 +49,23 @@ def test_run_trained_on_a_gpu_is_loaded_and_continued_here(tmp_path):
     assert train(e, out).state.progress.step == 36
 
 
+# --- latent vectors -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('uniform', [False, True])
+def test_latent_vectors_are_drawn_from_the_prior_of_the_networks(uniform):
+    "Bit for bit: from the state's generator in training, from one of the seed for samples"
+    e = TINY.changed(networks='dcgan-radford', width_g=8, width_d=4) if uniform else TINY
+    t = TrainState(e, (1, 16, 16))
+    n, latent = e.optim.batch, e.networks.latent
+    def drawn(gen):
+        if uniform: return 2 * torch.rand(n, latent, generator=gen) - 1
+        return torch.randn(n, latent, generator=gen)
+    ahead = torch.Generator()
+    ahead.set_state(t.gen.get_state())
+    assert torch.equal(t.generate(), t.g(drawn(ahead)))
+    assert torch.equal(t.sample(n, seed=5), t.g_ema(drawn(torch.Generator().manual_seed(5))).clamp(-1, 1))
+
+
 # --- the average --------------------------------------------------------------------------------------------------
 
 def test_average_follows_its_recursion_and_is_what_is_sampled(tmp_path, monkeypatch):
