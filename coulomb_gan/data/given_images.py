@@ -51,7 +51,8 @@ def _decoded(found, name, shape):
     except ValueError as e: raise ValueError(f'{name!r} {e}') from e
     except Exception as e:  # Pillow raises whatever the bytes lead to
         reason = ' '.join(str(e).split()) or type(e).__name__
-        raise ValueError(f'{name!r} cannot be read as an image; mend it or take it away ({reason[:80]})') from e
+        message = f'{name!r} cannot be read as an image; mend it or take it away'
+        raise ValueError(f'{message} ({reason[:80]})') from e
 
 # %% ../../nbs/4_data/13_given_images.ipynb #46b26e63
 def _from_source(path, shape, progress):
@@ -76,7 +77,8 @@ def _from_array(path, shape):
     if found.ndim == 3: found = found[..., None]
     fits = found.dtype == np.uint8 and found.ndim == 4 and found.shape[3] in (1, 3)
     if not fits:
-        raise ValueError(f'holds {found.dtype} {found.shape}, expected uint8 (n, h, w, 3), or (n, h, w) if grey')
+        got = f'{found.dtype} {found.shape}'
+        raise ValueError(f'holds {got}, expected uint8 (n, h, w, 3), or (n, h, w) if grey')
     _, height, width, channels = found.shape
     check_fits((width, height), channels == 1, shape)
     return found.transpose(0, 3, 1, 2)
@@ -89,7 +91,8 @@ def given_images(
 ) -> Tensor:  # uint8 `(n, c, h, w)`
     "Two images or more as they are. Raises ValueError naming the first that does not fit."
     path = Path(path)
-    if not path.exists(): raise ValueError(f'{path} does not exist; expected a folder or an archive of images')
+    if not path.exists():
+        raise ValueError(f'{path} does not exist; expected a folder or an archive of images')
     is_array = path.suffix in ('.npz', '.npy')
     try: images = _from_array(path, shape) if is_array else _from_source(path, shape, progress)
     except ValueError as e:

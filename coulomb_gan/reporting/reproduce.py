@@ -132,7 +132,8 @@ def check_enough(
         raise ValueError(f'{extractor.name}: {got}; expected more than {k:,}')
     if reference is None: return
     n_features = len(load_statistics(reference).mu)
-    if n_features != k: raise ValueError(f'{reference}: got {n_features} features, {extractor.name} has {k:,}')
+    if n_features == k: return
+    raise ValueError(f'{reference}: got {n_features} features, {extractor.name} has {k:,}')
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #e05cddf3
 def real_statistics(
