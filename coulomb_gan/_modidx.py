@@ -139,6 +139,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                               'coulomb_gan/data/given_images.py'),
                                                'coulomb_gan.data.given_images._from_source': ( '4_data/given_images.html#_from_source',
                                                                                                'coulomb_gan/data/given_images.py'),
+                                               'coulomb_gan.data.given_images._reason': ( '4_data/given_images.html#_reason',
+                                                                                          'coulomb_gan/data/given_images.py'),
                                                'coulomb_gan.data.given_images.check_fits': ( '4_data/given_images.html#check_fits',
                                                                                              'coulomb_gan/data/given_images.py'),
                                                'coulomb_gan.data.given_images.given_images': ( '4_data/given_images.html#given_images',

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from .folders import example
 from .image_decoding import quiet_pillow, to_rgb
@@ -44,15 +44,21 @@ def untouched(
     return pixels.transpose(2, 0, 1)[:shape[0]]
 
 # %% ../../nbs/4_data/13_given_images.ipynb #fa5a92a3
+def _reason(error):
+    "In a few words, what Pillow says of a file."
+    if isinstance(error, UnidentifiedImageError): return 'not an image'
+    words = ' '.join(str(error).split()) or type(error).__name__
+    return words[:80]
+
+# %% ../../nbs/4_data/13_given_images.ipynb #db7059cf
 def _decoded(found, name, shape):
     "The pixels of a named image. Raises ValueError that names it."
     try:
         with quiet_pillow, found.open(name) as image: return untouched(image, shape)
     except ValueError as e: raise ValueError(f'{name!r} {e}') from e
     except Exception as e:  # Pillow raises whatever the bytes lead to
-        reason = ' '.join(str(e).split()) or type(e).__name__
         message = f'{name!r} cannot be read as an image; mend it or take it away'
-        raise ValueError(f'{message} ({reason[:80]})') from e
+        raise ValueError(f'{message} ({_reason(e)})') from e
 
 # %% ../../nbs/4_data/13_given_images.ipynb #46b26e63
 def _from_source(path, shape, progress):
@@ -61,8 +67,8 @@ def _from_source(path, shape, progress):
     with open_source(path) as found:
         if found.left_out:
             raise ValueError(f'{len(found.left_out)} files cannot be used, {example(found.left_out)}')
-        names = tqdm(found.items, desc='reading', unit='image', disable=not progress)
-        images = [_decoded(found, name, shape) for name in names]
+        with tqdm(found.items, desc='reading', unit='image', disable=not progress) as names:
+            images = [_decoded(found, name, shape) for name in names]
     if not images: raise ValueError('holds no files; expected images')
     return np.stack(images)
 

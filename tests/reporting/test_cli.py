@@ -319,7 +319,7 @@ WRONG = {
     'evaluate file': 'file',
     'evaluate broken': 'broken',
 }
-PROGRESS = ('images:', 'digits:', 'mixture:', 'run:')
+PROGRESS = ('images:', 'reading:', 'digits:', 'mixture:', 'run:')
 
 
 @pytest.fixture
