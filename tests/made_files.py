@@ -11,6 +11,7 @@ from pathlib import Path
 import lmdb
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.data.text import corpus
@@ -82,6 +83,22 @@ def fill_cifar(folder, n=4, missing=()):
         if name not in missing: Path(folder, name).write_bytes(batch_file(p, l))
     Path(folder, 'batches.meta').touch()
     return pixels.reshape(6, n, 3, 32, 32), labels
+
+SVHN = 'train_32x32.mat', 'test_32x32.mat'
+
+def mat_file(pixels, digits):
+    "As the two files of SVHN are stored: number of the image last, 10 for the digit 0"
+    y = np.where(digits == 0, 10, digits).astype(np.uint8)[:, None]
+    savemat(buffer := io.BytesIO(), dict(X=pixels.transpose(2, 3, 1, 0), y=y), do_compression=True)
+    return buffer.getvalue()
+
+def fill_svhn(folder, n=12, missing=()):
+    "Two files of n images, and the pixels `(2, n, 3, 32, 32)` and digits `(2, n)` in them"
+    pixels, digits = GEN.integers(0, 256, (2, n, 3, 32, 32), dtype=np.uint8), GEN.integers(0, 10, (2, n))
+    Path(folder).mkdir(parents=True)
+    for name, p, d in zip(SVHN, pixels, digits):
+        if name not in missing: Path(folder, name).write_bytes(mat_file(p, d))
+    return pixels, digits
 
 
 # --- texts --------------------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ class Recipe:
     crop: int | None = None  # side of the centred crop before, pixels; None: the largest square
     files: str = 'any folder tree, zip or tar of images'  # what to get, for the message
     torchvision: tuple[str, str] | None = None  # class that fetches it, and where it puts it; None: it cannot
+    splits: tuple[str, ...] = ()  # parts that this class fetches one by one; empty: it fetches all at once
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #6defb155
 @dataclass(frozen=True)
@@ -137,6 +138,9 @@ DATASETS: dict[str, DataSet] = {
     'celeba': DataSet('images', 'images', published={'fid': 9.3}, recipe=Recipe(
         size=64, crop=108, files='img_align_celeba.zip, or the folder img_align_celeba that it holds',
         torchvision=('CelebA', 'celeba/img_align_celeba'))),
+    'svhn': DataSet('images', 'images', recipe=Recipe(
+        size=32, files='train_32x32.mat and test_32x32.mat, in a folder of their own',
+        torchvision=('SVHN', 'svhn'), splits=('train', 'test'))),
     'lsun': DataSet('images', 'images', published={'fid': 31.2}, recipe=Recipe(
         size=64, files='the folder bedroom_train_lmdb, unpacked from the zip of that name')),
     'folder': DataSet('images', 'images', recipe=Recipe(64)),
@@ -204,8 +208,12 @@ def download(
     if known is None: raise ValueError(f'torchvision has no download for {name}; {wanted(name)}')
     fetcher, place = known
     fetch = getattr(datasets, fetcher)
-    try: fetch(folder, download=True)
+    splits = recipe(name).splits
+    source = Path(folder) / place
+    try:
+        if not splits: fetch(folder, download=True)
+        for split in splits: fetch(source, split=split, download=True)
     except (OSError, RuntimeError, ImportError) as e:
         reason = str(e).strip() or type(e).__name__
         raise RunError(f'the download failed ({reason}); {wanted(name)}') from e
-    return Path(folder) / place
+    return source

@@ -91,14 +91,14 @@ def _own_options(dataset, options):
 @click.option('--limit', type=click.IntRange(2), help='texts: lines used [10000000]')
 def prepare_data(
     dataset: str,  # a data set of the catalogue that is prepared
-    source: Path | None,  # folder tree, zip, tar, LMDB, CIFAR-10; the benchmark's folder or any text file
+    source: Path | None,  # of images in any form of the sources; the benchmark's folder or any text file
     out: Path | None,  # folder of the array
     **options,  # of `prepare` or `prepare_text`
 ):
     """Turn the images or the text of SOURCE into the array that DATASET trains on.
 
-    SOURCE: a folder tree, zip or tar (.gz, .bz2, .xz, .zst) of images, an LMDB folder, or CIFAR-10; for texts
-    a text file (.gz, .xz) or the benchmark's folder."""
+    SOURCE: a folder tree, zip or tar (.gz, .bz2, .xz, .zst) of images, an LMDB folder, CIFAR-10 or SVHN; for
+    texts a text file (.gz, .xz) or the benchmark's folder."""
     prepared = [name for name, entry in DATASETS.items() if entry.load is None]
     choose(dataset, prepared, 'data set to prepare')
     given = _own_options(dataset, options)

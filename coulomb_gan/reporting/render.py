@@ -81,7 +81,7 @@ def _own_kernel():
     return OwnKernel
 
 # %% ../../nbs/7_reporting/01_render.ipynb #57c3589e
-PLACES = 'out', 'data_path', 'results'  # parameters that are places on the machine
+PLACES = 'out', 'data_path', 'results', 'images'  # parameters that are places on the machine
 
 # %% ../../nbs/7_reporting/01_render.ipynb #9f6e80e2
 def _anonymous(nb, parameters):

@@ -45,6 +45,7 @@ EXPERIMENTS = {
         batch_norm_g=False, lr_g=3e-3, lr_end=.003, decay='cosine', weight_decay=0.),
     'cifar10': _images.changed(data='data/cifar10', latent=16),
     'celeba': _images.changed(data='data/celeba'),
+    'svhn': _images.changed(data='data/svhn', latent=16),
     'lsun': _images.changed(data='data/lsun'),
     'folder': _images.changed(data='data/folder'),
     'text-builtin': _text.changed(

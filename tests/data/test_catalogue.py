@@ -169,7 +169,7 @@ def test_a_built_in_name_goes_before_a_folder_of_that_name(place):
 
 @pytest.mark.parametrize('name, numbers', [
     ('celeba', {'fid': 9.3}), ('cifar10', {'fid': 27.3}), ('lsun', {'fid': 31.2}), ('billion_word', {'jsd': {4: .35, 6: .74}}),
-    ('folder', {}), ('digits', {}), ('', {}), ('unheard-of', {})])
+    ('svhn', {}), ('folder', {}), ('digits', {}), ('', {}), ('unheard-of', {})])
 def test_published_numbers_are_those_of_known_names(name, numbers):
     assert published(Data(torch.zeros(1), torch.zeros(1), name=name)) == numbers
 
@@ -294,6 +294,13 @@ def test_torchvision_fetches_what_it_can(name, fetcher, place, tmp_path, monkeyp
     asked = []
     monkeypatch.setattr(f'torchvision.datasets.{fetcher}', lambda folder, download: asked.append((folder, download)))
     assert download(name, tmp_path) == tmp_path / place and asked == [(tmp_path, True)]
+
+
+def test_svhn_is_fetched_part_by_part_into_a_folder_of_its_own(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr('torchvision.datasets.SVHN', lambda folder, split, download: asked.append((folder, split, download)))
+    assert download('svhn', tmp_path) == tmp_path / 'svhn'
+    assert asked == [(tmp_path / 'svhn', 'train', True), (tmp_path / 'svhn', 'test', True)]
 
 
 @pytest.mark.parametrize('error, reason', [

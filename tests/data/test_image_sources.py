@@ -13,9 +13,10 @@ import torch
 from PIL import Image
 
 from coulomb_gan.data.catalogue import prepared
-from coulomb_gan.data.image_sources import open_source, read_batch
+from coulomb_gan.data.batch_files import read_batch, read_svhn
+from coulomb_gan.data.image_sources import open_source
 from faults import in_child
-from made_files import GEN, batch_file, encoded, fill, fill_cifar, fill_lmdb, noise, quietly, tarred
+from made_files import GEN, SVHN, batch_file, encoded, fill, fill_cifar, fill_lmdb, fill_svhn, mat_file, noise, quietly, tarred
 
 
 def rows(images, labels): return sorted((i.tobytes(), int(l)) for i, l in zip(np.asarray(images), labels))
@@ -82,6 +83,52 @@ def test_batch_cut_anywhere_is_refused_by_name(place, refused):
     for size in np.linspace(0, len(whole) - 1, 7).astype(int):
         Path('cifar/data_batch_3').write_bytes(whole[:size])
         assert 'cifar: data_batch_3: not a CIFAR-10 batch' in refused('prepare cifar10 cifar')
+
+
+# --- SVHN ---------------------------------------------------------------------------------------------------------
+
+def test_svhn_keeps_pixels_digits_and_its_test_file(place, said):
+    pixels, digits = fill_svhn('svhn', 30)
+    assert said('prepare svhn svhn') == '60 images of 32 pixels, 30 of them held out, 0 files skipped'
+    got = prepared('data/svhn')
+    assert rows(got.train, got.train_labels) == rows(pixels[0], digits[0]) and got.name == 'svhn'
+    assert rows(got.test, got.test_labels) == rows(pixels[1], digits[1]) and {*got.test_labels.tolist()} <= {*range(10)}
+
+
+def test_svhn_is_what_torchvision_reads(place, monkeypatch):
+    datasets = pytest.importorskip('torchvision.datasets')
+    fill_svhn('svhn', 20)
+    monkeypatch.setattr(datasets.SVHN, '_check_integrity', lambda self: True, raising=False)
+    monkeypatch.setattr('torchvision.datasets.svhn.check_integrity', lambda *args: True)
+    for split, file in zip(('train', 'test'), SVHN):
+        theirs = datasets.SVHN('svhn', split=split)
+        pixels, digits = read_svhn(Path('svhn', file).read_bytes())
+        assert np.array_equal(theirs.data, pixels) and theirs.labels.tolist() == digits
+
+
+def test_missing_file_of_svhn_is_named(place, said, refused):
+    "Without the test file a tenth is held out; the test file alone trains nothing"
+    for folder, missing in zip(('train', 'test'), reversed(SVHN)): fill_svhn(folder, 12, missing=[missing])
+    assert said('prepare svhn train') == ("12 images of 32 pixels, 2 of them held out, 0 files skipped; 1 left out, "
+                                          f"such as '{SVHN[1]}': missing")
+    assert 'test holds test_32x32.mat alone, which is for testing; get train_32x32.mat too' in refused('prepare svhn test')
+
+
+def test_svhn_cut_anywhere_is_refused_by_name(place, refused):
+    fill_svhn('svhn')
+    whole = Path('svhn/train_32x32.mat').read_bytes()
+    for size in np.linspace(0, len(whole) - 1, 7).astype(int):
+        Path('svhn/train_32x32.mat').write_bytes(whole[:size])
+        assert 'svhn: train_32x32.mat: not an SVHN file' in refused('prepare svhn svhn')
+
+
+def test_damaged_svhn_is_refused_or_read_as_long_as_it_is():
+    whole = mat_file(GEN.integers(0, 256, (3, 3, 32, 32), dtype=np.uint8), np.arange(3))
+    for at in [*range(0, 400, 5), *range(len(whole) - 100, len(whole), 3)]:
+        for bad in (whole[:at], whole[:at] + b'\xff' + whole[at + 1:]):
+            try: pixels, digits = read_svhn(bad)
+            except ValueError as e: assert 'not an SVHN file' in str(e) and '\n' not in str(e)
+            else: assert pixels.shape == (3, 3, 32, 32) and len(digits) == 3
 
 
 # --- CelebA, LSUN -------------------------------------------------------------------------------------------------

@@ -265,12 +265,14 @@ def test_download_goes_through_torchvision(name, fetcher, folder, place, said, m
 @pytest.mark.parametrize('line,want', [
     ('prepare cifar10', 'get cifar-10-python.tar.gz'), ('prepare celeba', 'get img_align_celeba.zip'),
     ('prepare lsun', 'get the folder bedroom_train_lmdb'), ('prepare folder', 'coulomb-gan prepare folder PATH'),
+    ('prepare svhn', 'get train_32x32.mat and test_32x32.mat'),
+    ('prepare svhn --download', 'the download failed (no route); get train_32x32.mat'),
     ('prepare lsun --download', 'no download for lsun; get the folder'),
     ('prepare cifar10 --download', 'the download failed (no route); get cifar-10-python.tar.gz'),
     ('prepare celeba --download', 'the download failed (no route); get img_align_celeba.zip')])
 def test_without_a_source_the_message_says_what_to_get(line, want, refused, monkeypatch):
-    def fail(root, download): raise OSError('no route')
-    for fetcher in ('CIFAR10', 'CelebA'): monkeypatch.setattr(f'torchvision.datasets.{fetcher}', fail)
+    def fail(root, download, **more): raise OSError('no route')
+    for fetcher in ('CIFAR10', 'CelebA', 'SVHN'): monkeypatch.setattr(f'torchvision.datasets.{fetcher}', fail)
     assert want in refused(line)
 
 

@@ -15,6 +15,7 @@ from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.metrics.feature_extractors import FeatureExtractor, evaluate_features
 from coulomb_gan.metrics.frechet import Statistics, save_statistics, statistics
 from coulomb_gan.reporting import cli as commands
+from coulomb_gan.reporting import cli_evaluate
 from coulomb_gan.reporting import reproduce
 from coulomb_gan.reporting.cli import cli, main
 from coulomb_gan.training.config import options
@@ -115,7 +116,7 @@ def see(run, trained, tmp_path, monkeypatch):
     def render(out, *where):
         rendered.append(json.loads((out / 'result.json').read_text()))
         return out / 'report.html'
-    monkeypatch.setattr(commands, 'render', render)
+    monkeypatch.setattr(cli_evaluate, 'render', render)
     return lambda line: (*run(line), rendered)
 
 
@@ -211,7 +212,7 @@ def test_evaluate_finds_data_that_were_moved_and_writes_elsewhere(run, tmp_path,
     def render(*where):
         rendered.append(where)
         return Path('page')
-    monkeypatch.setattr(commands, 'render', render)
+    monkeypatch.setattr(cli_evaluate, 'render', render)
     assert run('evaluate run --data moved --out page')[0] == 0
     assert rendered == [(Path('run'), Path('page'), 'moved')]
 
@@ -278,7 +279,15 @@ WRONG = {
     'show': 'NAME',
     'show digits mixture': 'mixture',
     'reproduce': 'NAMES',
-    'evaluate': 'RUN',
+    'evaluate': 'name a RUN folder, or --images FOLDER with --data DATA',
+    'evaluate --images nothing': '--images needs --data',
+    'evaluate --images nothing --data digits': 'nothing does not exist',
+    'evaluate broken --images nothing --data digits': 'name one of them',
+    'evaluate --images file --data mixture': 'mixture holds points',
+    'evaluate --images file --data nowhere': 'nowhere holds no prepared images',
+    'evaluate --images file --data digits': 'file holds no images',
+    'evaluate --images broken --data digits --samples 9': '--samples is for a run',
+    'evaluate --images broken --data digits': "broken: 'config.json' cannot be read as an image",
     'reproduce digits --full': "there is no experiment 'digits-full'",
     'reproduce digits cifar10': 'data/cifar10',
     'compare cifar10': 'data/cifar10',
@@ -310,7 +319,7 @@ WRONG = {
     'evaluate file': 'file',
     'evaluate broken': 'broken',
 }
-PROGRESS = ('images:', 'digits:', 'mixture:', 'run:')
+PROGRESS = ('images:', 'reading:', 'digits:', 'mixture:', 'run:')
 
 
 @pytest.fixture
