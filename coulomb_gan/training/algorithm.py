@@ -54,10 +54,9 @@ def update_at_once(
     # 4: both gradients, then both moves
     differentiate(loss_d, t.weights_d, keep_graph=True)
     differentiate(loss_g, t.weights_g)
+    objective.finish(d, b)
     move(t.opt_d, t.scheduled['lr_d'])
     move(t.opt_g, t.scheduled['lr_g'])
-
-    objective.finish(d, b)
     return loss_d.detach(), loss_g.detach()
 
 # %% ../../nbs/6_training/06_algorithm.ipynb #500e5765
@@ -105,7 +104,7 @@ def rows_of_a_step(
     e = t.experiment
     of_one_update = e.objective.n_real(e.optim.batch)
     if t.d is None or e.objective.simultaneous: return of_one_update
-    return e.objective.critic_steps * of_one_update
+    return e.objective.critic_steps_at(t.progress.step) * of_one_update
 
 # %% ../../nbs/6_training/06_algorithm.ipynb #23bfe180
 def draw_rows(

@@ -113,6 +113,7 @@ class Evaluation:
         cache: Path = STATISTICS,  # folder of what is kept from run to run
     ):
         self.data = data
+        self.own = e.objective.monitored or 'energy'
         self.metric = monitored_metric(e, data)
         self.prepared = None
         if self.metric is not None:
@@ -120,16 +121,18 @@ class Evaluation:
     def __call__(self,
         t: TrainState,  # the run as it stands; not changed
         folder: Path,  # gets the samples
-    ) -> dict:  # 'energy', and what the metric gives
+    ) -> dict:  # 'energy', what the objective monitors, and what the metric gives
         "One evaluation. Raises RunError if the disk refuses."
         e = t.experiment
         x = t.sample(e.record.eval_samples, e.record.seed)
         save_samples(t, self.data, folder)
         found = {'energy': training_energy(x, e, self.data)}
+        own = e.objective.monitored
+        if own: found[own] = t.carried[own].item()
         if self.metric is not None: found |= self.metric.compute(x, self.prepared)
         return found
     def monitored(self,
         found: dict,  # from an evaluation
     ) -> float:  # the lower the better
-        "The value that plateaus are decided on: the metric's, else the energy."
-        return found['energy'] if self.metric is None else self.metric.monitored(found)
+        "The value that plateaus are decided on: the metric's, else the objective's own, else the energy."
+        return found[self.own] if self.metric is None else self.metric.monitored(found)
