@@ -93,7 +93,7 @@ class Objective(Options):
     "What D and G minimise; a subclass registers itself in OBJECTIVES, and its fields are its options."
     head: ClassVar[str | None] = 'scalar'  # what D returns: 'scalar' is one number a sample; None: no D
     published: ClassVar[Mapping] = {}  # options of `Optimisation` in the paper that proposed it
-    monitored: ClassVar[str] = ''  # carried tensor that plateaus are decided on, the lower the better; '': none
+    monitored: ClassVar[str] = ''  # carried tensor that plateaus are decided on, the lower the better
     simultaneous = False  # both updates from one minibatch and the old weights
     critic_steps = 1  # updates of D in one step, but for those of `critic_steps_at`
     def loss_d(self,

@@ -104,6 +104,12 @@ def monitored_metric(
     found.check(data, e.record.eval_samples)
     return found
 
+# %% ../../nbs/6_training/08_evaluation.ipynb #b9434667
+def _own_number(t):
+    "What the objective carries to be monitored, under its name; nothing if it names none."
+    name = t.experiment.objective.monitored
+    return {name: t.carried[name].item()} if name else {}
+
 # %% ../../nbs/6_training/08_evaluation.ipynb #689a7f99
 class Evaluation:
     "What is measured of one run."
@@ -127,8 +133,7 @@ class Evaluation:
         x = t.sample(e.record.eval_samples, e.record.seed)
         save_samples(t, self.data, folder)
         found = {'energy': training_energy(x, e, self.data)}
-        own = e.objective.monitored
-        if own: found[own] = t.carried[own].item()
+        found |= _own_number(t)
         if self.metric is not None: found |= self.metric.compute(x, self.prepared)
         return found
     def monitored(self,

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from ..data.catalogue import load
-from ..data.datasets import Data, Samples, flipped, from_memory, identity
+from ..data.datasets import Data, Samples, from_memory, identity
 from ..files import RunError, write_json, writing
 from ..locks import locked
-from .algorithm import draw_rows
+from .algorithm import draw_rows, flipped
 from .config import Experiment
 from .cuda_graph import GraphedStep
 from .evaluation import Evaluation, monitored_metric
