@@ -1557,6 +1557,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                                  'coulomb_gan/training/run_folder.py'),
                                                  'coulomb_gan.training.run_folder._step': ( '6_training/run_folder.html#_step',
                                                                                             'coulomb_gan/training/run_folder.py'),
+                                                 'coulomb_gan.training.run_folder._younger': ( '6_training/run_folder.html#_younger',
+                                                                                               'coulomb_gan/training/run_folder.py'),
                                                  'coulomb_gan.training.run_folder.append_metrics': ( '6_training/run_folder.html#append_metrics',
                                                                                                      'coulomb_gan/training/run_folder.py'),
                                                  'coulomb_gan.training.run_folder.check_dataset': ( '6_training/run_folder.html#check_dataset',

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 from ..files import RunError, changed, read_json, read_lines, write_json, write_whole, writing
+from .config import Experiment
 from .older_runs import checkpoint_of_0_1, config_of_0_1
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #57bccffb
@@ -191,11 +192,18 @@ def _flat(config, prefix=''):
         else: found[prefix + name] = value
     return found
 
+# %% ../../nbs/6_training/03_run_folder.ipynb #0f24a324
+def _younger(settings):
+    "The default, at every option that is younger than a run: what the run did without it."
+    try: whole = _flat(Experiment().revised(settings).to_dict())
+    except ValueError: return {}  # it names what there is no more, as the comparison will say
+    return {name: value for name, value in whole.items() if name not in _flat(settings)}
+
 # %% ../../nbs/6_training/03_run_folder.ipynb #f57557d0
 def _check_settings(out, stored, config, may_grow):
     "Raises RunError unless all settings agree, except those that do not change the run."
     settings = {name: value for name, value in stored.items() if name not in ('environment', 'dataset')}
-    old = _flat(settings)
+    old = _flat(settings) | _younger(settings)
     new = _flat(config)
     longer = new['optim.steps'] > old['optim.steps']
     free = {'record.device'}

@@ -211,7 +211,7 @@ WRONG = {
     '--self-term -1': 'self_term must', '--keep-self-weight': 'keep_self_weight needs a softening that shrinks: give eps_end',
     '--charges -1': 'charges must',
     '--replay -1': 'replay must',
-    '--objective gan': "did you mean 'wgan-gp'?",
+    '--objective wgan': "did you mean 'wgan-gp'?",
     '--objective qqqq': 'expected one of coulomb, exact-force',
     '--activation-d relu': 'elu',
     '--objective wgan-gp --charges 128': "charges is not for networks 'mlp' and objective 'wgan-gp'",
