@@ -12,12 +12,14 @@ from coulomb_gan.training.presets import experiment
 from coulomb_gan.training.run_folder import newest_checkpoint, read_metrics
 from coulomb_gan.training.safeguards import Interrupted
 from faults import at_call, send
+from tiny_networks import playable
 
 SHORT = dict(steps=12, decay='none', log_every=3, eval_every=6, eval_samples=50)
 TINY = experiment('tiny', **SHORT)
 
 # every registered objective, and what an objective may have beside its losses
 GAMES = {name: dict(objective=name) for name in OBJECTIVES}
+GAMES['mmd-gan'] |= dict(critic_steps=2, more_critic_steps=2)
 VARIANTS = GAMES | {
     'more charges': dict(charges=8, replay=40, self_term=.5),
     'smoothing': dict(smoothing=.5),
@@ -31,6 +33,11 @@ VARIANTS = GAMES | {
     'dragan, gaussian noise': dict(objective='dragan', penalty_noise='gaussian'),
     'dragan, uniform noise, one-sided': dict(objective='dragan', penalty_noise='uniform', penalty_one_sided=True),
 }
+
+
+def tiny(**options):
+    "TINY with other options, and networks that the objective can play with"
+    return playable(TINY.changed(**options))
 
 
 def train(e, out, **options): return fitting.fit(e, out, progress=False, **options)

@@ -93,8 +93,9 @@ class Objective(Options):
     "What D and G minimise; a subclass registers itself in OBJECTIVES, and its fields are its options."
     head: ClassVar[str | None] = 'scalar'  # what D returns: 'scalar' is one number a sample; None: no D
     published: ClassVar[Mapping] = {}  # options of `Optimisation` in the paper that proposed it
+    monitored: ClassVar[str] = ''  # carried tensor that plateaus are decided on, the lower the better
     simultaneous = False  # both updates from one minibatch and the old weights
-    critic_steps = 1  # updates of D in one step
+    critic_steps = 1  # updates of D in one step, but for those of `critic_steps_at`
     def loss_d(self,
         d: Passes,  # the discriminator
         b: Batch,  # samples of this update
@@ -122,6 +123,14 @@ def n_real(self: Objective,
 ) -> int:
     "Real samples of an update."
     return batch
+
+# %% ../../nbs/2_objectives/01_base.ipynb #b0ef2218
+@patch
+def critic_steps_at(self: Objective,
+    step: int,  # steps made before
+) -> int:
+    "Updates of D in the next step."
+    return self.critic_steps
 
 # %% ../../nbs/2_objectives/01_base.ipynb #632e2ba6
 @patch
@@ -161,4 +170,4 @@ def finish(self: Objective,
     d: Passes,  # the discriminator; None where there is none
     b: Batch,  # samples of the last update; its carried tensors are changed in place
 ):
-    "What is done at the end of a step."
+    "What is done at the end of a step; in a simultaneous one, before D and G move."

@@ -33,7 +33,7 @@ class GradientPenalty(Options):
         "Raises ValueError if batch norm couples them."
         if coupled:
             raise ValueError('a gradient penalty asks for the slope of D at each sample, and batch norm '
-                             'couples the samples of a batch; use --no-batch-norm-d')
+                             'couples the samples of a batch; use --no-batch-norm-d, or --norm-d none')
     def __call__(self,
         d: Passes,  # the discriminator
         b: Batch,  # samples of this update

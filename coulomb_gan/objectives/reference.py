@@ -64,16 +64,16 @@ def _at_once(objective, g, d, draw):
     loss_g = objective.loss_g(SeparatePasses(d.net), b)
     gradients_d = d.gradients(loss_d)
     gradients_g = g.gradients(loss_g)
+    objective.finish(SeparatePasses(d.net), b)
     d.move(gradients_d)
     g.move(gradients_g)
-    objective.finish(SeparatePasses(d.net), b)
     return loss_d, loss_g
 
 # %% ../../nbs/2_objectives/02_reference.ipynb #9d212917
-def _in_turn(objective, g, d, draw):
-    "D first, `critic_steps` times, then G."
+def _in_turn(objective, g, d, draw, step):
+    "D first, as often as the objective says, then G."
     loss_d = None
-    updates = objective.critic_steps if d else 0
+    updates = objective.critic_steps_at(step) if d else 0
     for _ in range(updates):
         loss_d = objective.loss_d(SeparatePasses(d.net), draw())
         d.move(d.gradients(loss_d))
@@ -91,7 +91,8 @@ def reference_step(
     g: Player,  # the generator
     d: Player | None,  # the discriminator; None where there is none
     draw: Callable[[], Batch],  # draws the samples of the next update
+    step: int = 0,  # steps made before
 ) -> tuple[Tensor | None, Tensor]:  # L_D (of the last update) and L_G, each before its update
     "One step of both players, every pass anew."
     if d and objective.simultaneous: return _at_once(objective, g, d, draw)
-    return _in_turn(objective, g, d, draw)
+    return _in_turn(objective, g, d, draw, step)

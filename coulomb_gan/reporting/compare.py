@@ -30,7 +30,7 @@ from ..training.cuda_graph import WARM_UP, GraphedStep
 from ..training.evaluation import energy_kernel
 from ..training.fit import fit
 from ..training.loading import Run, load_run
-from ..training.presets import METHODS, experiment, method
+from ..training.presets import METHODS, experiment, method, methods_for
 from ..training.run_folder import read_config
 from ..training.state import TrainState
 
@@ -39,10 +39,13 @@ ROUND = 5  # steps between two readings of the clock
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #f0ea59d9
 def _lasting(step):
-    "Whether a step has its lasting form: a full replay buffer, and on a GPU a recorded step."
+    "Whether the last step had its lasting form: a full replay buffer, usual critic steps, on a GPU recorded."
     t = step.t
-    settled = t.experiment.objective.settled(t.carried)
-    return settled and t.progress.step > WARM_UP
+    made = t.progress.step
+    objective = t.experiment.objective
+    settled = objective.settled(t.carried)
+    usual = objective.critic_steps_at(made - 1) == objective.critic_steps
+    return settled and usual and made > WARM_UP
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #85ea381e
 def affordable(
@@ -92,7 +95,7 @@ def _chosen(run):
 def compare(
     name: str,  # a key of EXPERIMENTS
     out: Path,  # gets a run folder for each method and seed
-    methods: Iterable[str] | None = None,  # keys of METHODS; None for all
+    methods: Iterable[str] | None = None,  # keys of METHODS; None for all that the networks can play
     seeds: int = 3,  # 0, 1, ...
     seconds: float | None = None,  # of training for each run; None: the preset's steps
     report: Path | None = None,  # folder that gets a copy of the report
@@ -101,7 +104,7 @@ def compare(
 ) -> Path:  # the rendered page
     "Trains an experiment by several methods and renders them side by side. Raises as its parts."
     base = experiment(name, **changes)
-    planned = {key: method(key, base) for key in methods or METHODS}
+    planned = {key: method(key, base) for key in methods or methods_for(base)}
     for e in planned.values(): check_report(e, out, report)
 
     for key, e in planned.items():

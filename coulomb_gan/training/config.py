@@ -23,22 +23,26 @@ discover('coulomb_gan.objectives')
 # %% ../../nbs/6_training/01_config.ipynb #65f89de1
 @dataclass(frozen=True)
 class Optimisation(Options):
-    "Adam and its schedule."
+    "The optimiser and its schedule."
     batch: int = 128  # samples of each kind an update; enters the self term as 1/batch
     steps: int = 100_000  # training steps, at most
     lr_g: float = 1e-4  # learning rate of the generator, paper
     lr_d: float = 5e-5  # learning rate of the discriminator, paper
+    optimiser: str = 'adam'  # 'adam' (paper) or 'rmsprop', which has no mean gradient: beta1 is Adam's alone
     beta1: float = .9  # Adam's decay of the mean gradient, released
-    beta2: float = .999  # Adam's decay of the squared gradient, released
+    beta2: float = .999  # decay of the squared gradient, of both optimisers, released
     weight_decay: float = 1e-7  # s in s |w|^2 / 2, paper
     decay: str = 'plateau'  # 'plateau' (paper), 'exponential' (A.5), 'cosine' or 'none'
     lr_end: float = .1  # factor on the learning rates: at each plateau, or reached at the last step
     patience: int = 10  # evaluations without a better monitored value that make a plateau
+    drops: int = 1  # plateaus that drop the learning rates before one ends the run, paper 1
     ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
+    flip: bool = False  # mirror each real image of a step left to right with probability one half
     ranges: ClassVar[dict] = {
         'batch': (2, 1e9), 'lr_g': (0, 1), 'lr_d': (0, 1), 'lr_end': (0, 1), 'weight_decay': (0, 1e12),
         'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999)}
-    choices: ClassVar[dict] = {'decay': ('plateau', 'exponential', 'cosine', 'none')}
+    choices: ClassVar[dict] = {
+        'decay': ('plateau', 'exponential', 'cosine', 'none'), 'optimiser': ('adam', 'rmsprop')}
 
 # %% ../../nbs/6_training/01_config.ipynb #06fa1f42
 @dataclass(frozen=True)

@@ -55,11 +55,15 @@ class GraphedStep:
         y: Tensor,  # real samples, floats `(rows_of_a_step(t), *shape)`
     ) -> tuple[Tensor, ...]:  # L_D and L_G, each before its update
         "One step of training."
-        if self.recorded is None and self.may_record():
-            self.recorded = _Recorded(self.t, y)
-        if self.recorded is not None: return self.recorded(y)
+        if self.is_usual():
+            if self.recorded is None and self.may_record(): self.recorded = _Recorded(self.t, y)
+            if self.recorded is not None: return self.recorded(y)
         self.plain_steps += 1
         return train_step(self.t, y)
+    def is_usual(self) -> bool:
+        "Whether the next step has as many updates of D as the objective usually wants."
+        objective = self.t.experiment.objective
+        return objective.critic_steps_at(self.t.progress.step) == objective.critic_steps
     def may_record(self) -> bool:
         "On a GPU, after the first steps, and when nothing that is carried changes its shape any more."
         t = self.t

@@ -104,6 +104,12 @@ def monitored_metric(
     found.check(data, e.record.eval_samples)
     return found
 
+# %% ../../nbs/6_training/08_evaluation.ipynb #b9434667
+def _own_number(t):
+    "What the objective carries to be monitored, under its name; nothing if it names none."
+    name = t.experiment.objective.monitored
+    return {name: t.carried[name].item()} if name else {}
+
 # %% ../../nbs/6_training/08_evaluation.ipynb #689a7f99
 class Evaluation:
     "What is measured of one run."
@@ -113,6 +119,7 @@ class Evaluation:
         cache: Path = STATISTICS,  # folder of what is kept from run to run
     ):
         self.data = data
+        self.own = e.objective.monitored or 'energy'
         self.metric = monitored_metric(e, data)
         self.prepared = None
         if self.metric is not None:
@@ -120,16 +127,17 @@ class Evaluation:
     def __call__(self,
         t: TrainState,  # the run as it stands; not changed
         folder: Path,  # gets the samples
-    ) -> dict:  # 'energy', and what the metric gives
+    ) -> dict:  # 'energy', what the objective monitors, and what the metric gives
         "One evaluation. Raises RunError if the disk refuses."
         e = t.experiment
         x = t.sample(e.record.eval_samples, e.record.seed)
         save_samples(t, self.data, folder)
         found = {'energy': training_energy(x, e, self.data)}
+        found |= _own_number(t)
         if self.metric is not None: found |= self.metric.compute(x, self.prepared)
         return found
     def monitored(self,
         found: dict,  # from an evaluation
     ) -> float:  # the lower the better
-        "The value that plateaus are decided on: the metric's, else the energy."
-        return found['energy'] if self.metric is None else self.metric.monitored(found)
+        "The value that plateaus are decided on: the metric's, else the objective's own, else the energy."
+        return found[self.own] if self.metric is None else self.metric.monitored(found)

@@ -17,7 +17,7 @@ from ..data.catalogue import load
 from ..data.datasets import Data, Samples, from_memory, identity
 from ..files import RunError, write_json, writing
 from ..locks import locked
-from .algorithm import draw_rows
+from .algorithm import draw_rows, flipped
 from .config import Experiment
 from .cuda_graph import GraphedStep
 from .evaluation import Evaluation, monitored_metric
@@ -86,7 +86,9 @@ def _train(run, evaluation, lock, bar):
         while not progress.finished:
             # one step of the algorithm
             rows = draw_rows(t, len(real))
-            losses = step(real[rows])
+            y = real[rows]
+            if optim.flip: y = flipped(y, t.gen)
+            losses = step(y)
             finite.see(losses, progress.step)
             bar.update()
 
@@ -143,6 +145,8 @@ def check_experiment(
         raise RunError('this machine has no CUDA device; use --device cpu')
     n = len(samples.train)
     if n < 2: raise ValueError(f'{e.data} has {n} training sample, expected 2 or more')
+    if e.optim.flip and samples.kind != 'images':
+        raise ValueError(f'flip mirrors images, got {samples.kind}; use --no-flip')
     monitored_metric(e, samples)
     return samples, TrainState(e, samples.shape)
 

@@ -30,9 +30,9 @@ class Progress:
 @patch
 def update(self: Progress,
     value: float,  # newest monitored value, the lower the better
-    optim: Optimisation,  # gives decay and patience
+    optim: Optimisation,  # gives decay, patience and drops
 ):
-    "Notes the best value; the first plateau drops the learning rates, the second finishes the run."
+    "Notes the best value; the first plateaus drop the learning rates, the one after them finishes the run."
     if value < self.best:
         self.best = value
         self.best_step = self.step
@@ -41,8 +41,8 @@ def update(self: Progress,
     self.bad_evals += 1
     if optim.decay != 'plateau' or self.bad_evals < optim.patience: return
     self.bad_evals = 0
-    if self.lr_drops: self.finished = self.at_plateau = True
-    else: self.lr_drops.append(self.step)
+    if len(self.lr_drops) < optim.drops: self.lr_drops.append(self.step)
+    else: self.finished = self.at_plateau = True
 
 # %% ../../nbs/6_training/04_schedule.ipynb #1f329b1e
 def lr_factor(

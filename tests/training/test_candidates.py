@@ -21,7 +21,7 @@ from coulomb_gan.networks.layers import PatchConv2d
 from coulomb_gan.training.algorithm import train_step, update
 from coulomb_gan.training.config import Experiment, Optimisation
 from coulomb_gan.training.cuda_graph import WARM_UP
-from coulomb_gan.training.state import TrainState, adam
+from coulomb_gan.training.state import TrainState, optimiser
 from step import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +142,7 @@ def twins(decay):
     nets = [net(), net()]
     nets[1].load_state_dict(nets[0].state_dict())
     optim = Optimisation(weight_decay=decay, beta1=.5, beta2=.99)
-    return [(net, adam(net.to(DEVICE, memory_format=torch.channels_last), 1e-2, optim)) for net in nets]
+    return [(net, optimiser(net.to(DEVICE, memory_format=torch.channels_last), 1e-2, optim)) for net in nets]
 
 def updates(opt, weights):
     "Five updates of the same gradients with other learning rates, which bfloat16 holds exactly"

@@ -13,6 +13,7 @@ from coulomb_gan.networks.base import NETWORKS
 from coulomb_gan.objectives.base import OBJECTIVES
 from coulomb_gan.options import flat_fields, nested, plain
 from coulomb_gan.training.config import RENAMED, Experiment, Optimisation, Record, options, owners
+from tiny_networks import playable
 from tiny_runs import TINY, flat, train
 
 RECORDS = {**NETWORKS, **OBJECTIVES, 'optim': Optimisation, 'record': Record}
@@ -104,7 +105,21 @@ CHANGES = {
     'gan-gp': PENALTY,
     'dragan': PENALTY | {'penalty_at': Change('data', 'weights')},
     'wgan-gp': PENALTY | {'critic_steps': Change(2, 'weights')},
+    'began': {
+        'gamma': Change(1., 'weights'),
+        'lambda_k': Change(.5, 'weights'),
+    },
+    'mmd-gan': {
+        'critic_steps': Change(2, 'weights', dict(more_critic_steps=1, steps=27)),      # the first 25 have more
+        'more_critic_steps': Change(2, 'weights'),
+        'clip': Change(.1, 'weights', dict(more_critic_steps=2)),
+        'rank_weight': Change(1., 'weights', dict(more_critic_steps=2)),
+        'decoding_weight': Change(1., 'weights', dict(more_critic_steps=2)),
+    },
     'optim': {
+        'optimiser': Change('rmsprop', 'weights'),
+        'drops': Change(2, 'rates', dict(decay='plateau', patience=1, eval_every=1, steps=24, lr_g=1e-9)),
+        'flip': Change(True, 'weights'),
         'batch': Change(17, 'weights'),
         'steps': Change(14, 'files'),
         'lr_g': Change(2e-3, 'weights'),
@@ -174,7 +189,7 @@ def observe(tmp_path_factory, images, larger_images, extractor):
         chosen = {name: stand_for.get(value, value) for name, value in given}
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(tmp_path_factory.mktemp('place'))      # where statistics are kept
-            return observed(train(TINY.changed(**chosen), 'run'))
+            return observed(train(playable(TINY.changed(**chosen)), 'run'))
     return lambda **given: observe(tuple(given.items()))
 
 

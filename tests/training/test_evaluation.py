@@ -94,7 +94,7 @@ def test_best_is_that_of_the_monitored_value(options, decides, chosen):
 
 def test_a_value_that_is_not_finite_is_never_the_best():
     class Blind(Evaluation):
-        def __init__(self): self.metric = None
+        def __init__(self): self.metric, self.own = None, 'energy'
     t = TrainState(TINY, (1, 8, 8))
     for step, value in enumerate((float('nan'), inf, 2.), 1):
         t.progress.step = step

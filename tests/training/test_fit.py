@@ -23,7 +23,7 @@ from coulomb_gan.training.loading import IN_MEMORY, load_run
 from coulomb_gan.training.presets import experiment
 from coulomb_gan.training.run_folder import load_checkpoint, newest_checkpoint, read_config, read_metrics
 from faults import FORK, at_call, command, die, fill_the_disk, in_child, send
-from tiny_runs import (GAMES, SHORT, TINY, VARIANTS, assert_same_end, contents, last_step, records, result, steps_saved,
+from tiny_runs import (tiny, GAMES, SHORT, TINY, VARIANTS, assert_same_end, contents, last_step, records, result, steps_saved,
                        stopped, train)
 
 
@@ -49,7 +49,7 @@ RUNS = VARIANTS | {
 
 @pytest.mark.parametrize('name', GAMES)
 def test_two_runs_are_equal_bit_for_bit(name, tmp_path):
-    e = TINY.changed(**GAMES[name])
+    e = tiny(**GAMES[name])
     for out in ('one', 'other'): train(e, tmp_path / out)
     assert_same_end(tmp_path / 'one', tmp_path / 'other')
 
@@ -58,7 +58,7 @@ def test_two_runs_are_equal_bit_for_bit(name, tmp_path):
 def test_a_stopped_run_continues_bit_for_bit(name, images, place):
     "At step 9 a replay buffer of 40 has gone round, and the last evaluation was at step 6"
     options = {option: images if value == 'PICTURES' else value for option, value in RUNS[name].items()}
-    e = TINY.changed(**options)
+    e = tiny(**options)
     train(e, 'whole')
     train(e, stopped(e, 'broken', 9))
     assert_same_end('broken', 'whole')

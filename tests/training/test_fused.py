@@ -14,7 +14,7 @@ from torch.nn.functional import leaky_relu
 from torch.testing import assert_close
 
 from coulomb_gan.training.config import Optimisation
-from coulomb_gan.training.state import adam
+from coulomb_gan.training.state import optimiser
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 ONCE = 2**-7 if INTERPRETED else 2**-8  # error of a bfloat16 number: a GPU rounds, the interpreter cuts off
@@ -120,9 +120,9 @@ def test_adam_that_writes_copies_is_the_packages(decay):
     nets[1].load_state_dict(nets[0].state_dict())
     ours, other = nets
     optim = Optimisation(weight_decay=decay, beta1=.5, beta2=.99)
-    package = adam(ours, 1e-2, optim)
+    package = optimiser(ours, 1e-2, optim)
     copied = {p: nn.Parameter(p.detach().bfloat16()) for i in (0, 2) for p in other[i].parameters()}
-    copying = CopyingAdam(adam(other, 1e-2, optim), copied)
+    copying = CopyingAdam(optimiser(other, 1e-2, optim), copied)
     for lr in (1e-2, 1e-2, 3e-3, 3e-3, 1e-3):
         for p, q in zip(ours.parameters(), other.parameters()):
             p.grad = torch.randn(p.shape, generator=gen).bfloat16().float().to(DEVICE)

@@ -10,7 +10,9 @@ from torch.testing import assert_close
 from coulomb_gan.files import RunError
 from coulomb_gan.training.loading import Run, find_data, last_kernel, load_run
 from coulomb_gan.training.state import TrainState
-from tiny_runs import GAMES, TINY, contents, train
+from coulomb_gan.networks.base import NETWORKS
+from tiny_networks import OF_HEAD
+from tiny_runs import GAMES, TINY, contents, tiny, train
 
 ON_ONE = TINY.changed(data='data/one')
 OTHER_DATA = "was trained on other data: digest was '[0-9a-f]{16}' and is now"
@@ -132,8 +134,9 @@ def test_results_may_lie_elsewhere(tmp_path):
 # --- of every objective -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('name', GAMES)
-def test_a_run_of_every_objective_is_read_back(name, tmp_path):
-    e = TINY.changed(ema=.9, **GAMES[name])
+def test_a_run_of_every_objective_is_read_back(name, tmp_path, monkeypatch):
+    for kind in OF_HEAD.values(): monkeypatch.setitem(NETWORKS, kind.name, kind)
+    e = tiny(ema=.9, **GAMES[name])
     made = train(e, tmp_path / 'run')
     run = load_run(tmp_path / 'run')
     assert isinstance(run, Run) and run.experiment == e

@@ -12,7 +12,7 @@ from coulomb_gan.training.algorithm import train_step
 from coulomb_gan.training.safeguards import FiniteLosses, Interrupted, flushed, stop_signals
 from coulomb_gan.training.state import TrainState
 from faults import at_call, send
-from tiny_runs import GAMES, TINY, last_step, state, steps_saved, train
+from tiny_runs import GAMES, TINY, tiny, last_step, state, steps_saved, train
 
 # The softening shrinks by 10^(9/40) a step, so k(0) = eps^-8 and then its square leave float32 after a dozen steps.
 EXPLODING = TINY.changed(steps=40, d=8., eps_end=1e-9, eval_every=5, log_every=5)
@@ -43,7 +43,7 @@ def test_loss_that_is_not_finite_names_the_step_and_the_checkpoint(tmp_path):
 def test_named_step_is_the_first_that_is_not_finite(name, tmp_path):
     with at_call(cuda_graph, 'train_step', 8, break_g):
         with pytest.raises(RunError, match=r'not finite at step 8; the last good one is 6\.pt'):
-            train(TINY.changed(**GAMES[name]), tmp_path / 'run')
+            train(tiny(**GAMES[name]), tmp_path / 'run')
     assert steps_saved(tmp_path / 'run') == [6] and all_finite(tmp_path / 'run')
 
 

@@ -11,7 +11,7 @@ from coulomb_gan.training.algorithm import rows_of_a_step, train_step
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.run_folder import load_checkpoint, newest_checkpoint, save_checkpoint
 from coulomb_gan.training.state import TrainState, inference_checkpoint
-from tiny_runs import TINY, VARIANTS, assert_same_state, flat, stopped, train
+from tiny_runs import TINY, VARIANTS, tiny, assert_same_state, flat, stopped, train
 
 SHAPE = (1, 8, 8)
 
@@ -30,7 +30,7 @@ def weights(net): return torch.cat([p.detach().flatten() for p in net.parameters
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_a_state_that_was_saved_goes_on_bit_for_bit(name, tmp_path):
-    e = TINY.changed(ema=.9, decay='exponential', steps=20, **VARIANTS[name])
+    e = tiny(ema=.9, decay='exponential', steps=20, **VARIANTS[name])
     t = stepped(TrainState(e, SHAPE), 2)      # the replay buffer is not full yet
     save_checkpoint(tmp_path / '2.pt', t.state_dict())
     other = TrainState(e.changed(seed=7), SHAPE)
