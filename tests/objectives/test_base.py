@@ -316,7 +316,7 @@ class NoReading(TorchDispatchMode):
     for at in ('around', 'data') for noise in ('released', 'gaussian', 'uniform')), {'objective': 'minimax', 'r1': 1.}], ids=str)
 def test_losses_read_no_number_off_the_device(options):
     game = TINY.changed(**options).objective
-    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1))
+    net = discriminator(game.head or 'scalar')
     w, b = batch_of(game)
     d = None if game.head is None else Passes(net)
     with NoReading():
