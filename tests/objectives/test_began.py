@@ -63,6 +63,16 @@ def test_carried_tensors_stay_where_they_are_in_memory():
     assert own['weight'] > 0 and not own['weight'].requires_grad
 
 
+def test_nothing_waits_for_the_device():
+    "A tensor without values cannot be read: what asks for one raises"
+    net, game = discriminator('reconstruction').to('meta'), BEGAN()
+    x, y = torch.zeros(2, 5, 2, device='meta')
+    d, b = Passes(net), Batch(x, y, None, carried=game.start((2,), 'meta'))
+    assert game.loss_d(d, b).shape == game.loss_g(d, b).shape == ()
+    game.finish(d, b)
+    with pytest.raises(RuntimeError): b.carried['weight'].item()
+
+
 def test_one_pass_serves_losses_and_weight():
     net, game = discriminator('reconstruction'), BEGAN()
     calls = []

@@ -100,6 +100,19 @@ def test_generator_moves_toward_the_real_samples_and_discriminator_apart():
     assert distance(x) > before
 
 
+@pytest.mark.parametrize('m', [2, 7])
+def test_nothing_waits_for_the_device(m):
+    "A tensor without values cannot be read: what asks for one raises, as the energy does"
+    net, game = discriminator('code', m).to('meta'), MMDGAN()
+    net.encoder = nn.Linear(m, m).to('meta')      # codes of both kinds of distances: few coordinates, and more than four
+    net.decoder = nn.Linear(m, m).to('meta')
+    x, y = torch.zeros(2, 5, m, device='meta')
+    d, b = Passes(net), Batch(x, y, None)
+    assert game.loss_d(d, b).shape == game.loss_g(d, b).shape == ()
+    game.constrain(net)
+    with pytest.raises((RuntimeError, NotImplementedError)): energy(x, y, KERNEL, unbiased=False)
+
+
 # --- the clip -----------------------------------------------------------------------------------------------------
 
 def test_every_parameter_of_the_encoder_is_clipped_and_none_of_the_decoder():
