@@ -124,7 +124,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from coulomb_gan.reporting.reproduce import notebook
-for kind in ('images', 'mixture', 'text', 'methods'):
+for kind in ('images', 'mixture', 'text', 'methods', 'given_images'):
     assert notebook(kind).is_file() and Path(sys.argv[1]) in notebook(kind).parents, notebook(kind)
 '''
 

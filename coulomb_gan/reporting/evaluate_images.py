@@ -160,7 +160,8 @@ def space_table(
     rows = [(title, found[distance], f"{found['bias']:.4g} is the finite-sample bias, two real sets")]
     if 'kid' in found:
         error = found.get('kid_error')
-        words = f'± {error:.2g}, one standard error' if error is not None else 'too few images for an error'
+        words = 'too few images for an error'
+        if error is not None: words = f'± {error:.2g} at most, one standard error'
         rows.append(('KID', found['kid'], words))
     if 'precision' in found:
         nearby = f"of {found['n_kept']:,} images a side"

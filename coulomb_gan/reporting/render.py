@@ -35,7 +35,7 @@ def check_places(
 
 # %% ../../nbs/7_reporting/01_render.ipynb #3cb383cc
 def notebook(
-    kind: str,  # 'images', 'mixture', 'text' or 'methods'
+    kind: str,  # 'images', 'mixture', 'text', 'methods' or 'given_images'
 ) -> Path:
     "An experiment notebook, from the installed package or the checkout."
     package = Path(str(files('coulomb_gan')))

@@ -49,7 +49,14 @@ def test_notebooks_have_the_parameters_of_a_report(kind):
     names = {}
     exec(cell.source, names)
     assert {'name', 'out', 'settings'} <= names.keys() and (names['out'], names['settings']) == ('', {})
-    assert kind == 'methods' or {*PLACES} <= names.keys()
+    assert kind == 'methods' or {*PLACES} - {'images'} <= names.keys()
+
+
+def test_the_report_of_given_images_has_its_places_among_the_parameters():
+    cell, = [c for c in nbformat.read(notebook('given_images'), 4).cells if 'parameters' in c.metadata.get('tags', ())]
+    names = {}
+    exec(cell.source, names)
+    assert {*PLACES} & names.keys() == {'images', 'data_path', 'out'}
 
 
 # --- where, and by whom -------------------------------------------------------------------------------------------
