@@ -196,7 +196,8 @@ def _flat(config, prefix=''):
 def _completed(settings):
     "Stored settings, flat; an option that a later version added has its default, which changes nothing."
     chosen = {part: {'name': settings[part]['name']} for part in ('networks', 'objective')}
-    usual = Experiment().revised(chosen)
+    try: usual = Experiment().revised(chosen)
+    except ValueError: return _flat(settings)  # a name that is not registered here
     return _flat(usual.to_dict()) | _flat(settings)
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #f57557d0

@@ -33,8 +33,8 @@ def _dcgan(b, a, steps):
 # %% ../../nbs/6_training/13_table4.ipynb #e8b765f2
 def _wgan_gp(b, a, steps, critic_steps):
     "WGAN-GP with rates of D and G."
-    return {**_CONSTANT, 'objective': 'wgan-gp', 'batch': 64, 'beta1': 0., 'beta2': .9, 'critic_steps': critic_steps,
-            'lr_d': b, 'lr_g': a, 'steps': steps}
+    return {**_CONSTANT, 'objective': 'wgan-gp', 'batch': 64, 'beta1': 0., 'beta2': .9,
+            'critic_steps': critic_steps, 'lr_d': b, 'lr_g': a, 'steps': steps}
 
 # %% ../../nbs/6_training/13_table4.ipynb #040ee4e1
 _RESNET = {'networks': 'resnet', 'latent': 128}
@@ -43,8 +43,8 @@ _PLAIN = {'networks': 'wgan-gp-dcgan', 'latent': 128, 'beta1': .5}
 # %% ../../nbs/6_training/13_table4.ipynb #548591e0
 def _began(b, a):
     "BEGAN with rates of D and G."
-    return {'objective': 'began', 'networks': 'began-autoencoder', 'latent': 64, 'batch': 16, 'weight_decay': 0.,
-            'lr_d': b, 'lr_g': a, 'decay': 'plateau', 'lr_end': .5, 'drops': 2, 'steps': 500_000}
+    return {'objective': 'began', 'networks': 'began-autoencoder', 'latent': 64, 'batch': 16,
+            'weight_decay': 0., 'lr_d': b, 'lr_g': a, 'decay': 'plateau', 'lr_end': .5, 'drops': 2, 'steps': 500_000}
 
 # %% ../../nbs/6_training/13_table4.ipynb #e7bca1d8
 def _mmd_gan(latent):
@@ -131,7 +131,8 @@ def narrowed(
 ) -> Experiment:
     "An experiment with as many times fewer channels. Raises ValueError where none would be left."
     networks = e.networks
-    widths = {field.name: getattr(networks, field.name) for field in fields(networks) if field.name.startswith('width')}
+    names = [field.name for field in fields(networks) if field.name.startswith('width')]
+    widths = {name: getattr(networks, name) for name in names}
     if factor < 1 or min(widths.values()) < factor:
         raise ValueError(f'{networks.name}: got widths {widths}, which cannot be {factor} times narrower')
     fewer = {name: width // factor for name, width in widths.items()}
