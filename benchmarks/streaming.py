@@ -2,7 +2,7 @@
 
     python benchmarks/streaming.py [--pairs-only]
 
-First table: potentials' and forces' sums over uniform points, seconds and the largest error of a mean over charges in
+First table: potentials' and forces' sums over uniform points of the unit cube and over normal ones, seconds and the largest error of a mean over charges in
 units of k(0), or of the largest pull of one charge. `cdist` is four lines in float32, at the best of several chunks.
 At 3,072 coordinates the bare float32 product of the two sets stands beside them. KeOps is measured if it is installed
 (`pip install pykeops`). All take turns, the fastest of five counts.
@@ -21,6 +21,7 @@ from measuring import in_child, peak, print_head, print_row
 
 KERNEL = Plummer(d=1, eps=1)
 SIZES = [(3, 4_000, 40_000), (64, 4_000, 40_000), (3072, 2_000, 4_000)]  # coordinates, points, charges
+LAWS = {'uniform': torch.rand, 'normal': torch.randn}
 CHUNKS = [50, 100, 200, 1_000, 4_000]  # points at a time, of cdist
 TURNS = 5
 N_CHARGES, N_POINTS, M = 1_000_000, 10_000, 64
@@ -103,11 +104,12 @@ def largest_error(kind, got, a, b):
     return error / len(b) / unit
 
 
-def compare(kind, m, n_a, n_b):
+def compare(kind, law, m, n_a, n_b):
     "A row of the table."
     gen = torch.Generator().manual_seed(0)
-    a = torch.rand(n_a, m, generator=gen)
-    b = torch.rand(n_b, m, generator=gen)
+    draw = LAWS[law]
+    a = draw(n_a, m, generator=gen)
+    b = draw(n_b, m, generator=gen)
     calls = ways(kind, a, b)
     times = seconds(calls)
     product = times.pop('product')
@@ -115,7 +117,7 @@ def compare(kind, m, n_a, n_b):
     keops = times.pop('KeOps', None)
     chunk = min(times, key=times.get)
     shown = [f'{keops:.3f}', f'{keops / ours:.1f}'] if keops else ['', '']
-    print_row(f'{kind}, {n_a:,} × {n_b:,} × {m}', f'{ours:.3f}', f'{times[chunk]:.3f} ({chunk[6:]})', *shown,
+    print_row(f'{kind}, {law}, {n_a:,} × {n_b:,} × {m}', f'{ours:.3f}', f'{times[chunk]:.3f} ({chunk[6:]})', *shown,
               f'{times[chunk] / ours:.2f}', f'{ours / product:.2f}',
               f'{largest_error(kind, calls["ours"](), a, b):.0e}', f'{largest_error(kind, calls[chunk](), a, b):.0e}')
 
@@ -143,7 +145,8 @@ def main(pairs_only):
     print_head('sums', 'ours, s', 'cdist, s (chunk)', 'KeOps, s', 'times faster than KeOps', 'than cdist',
                'in products', 'our error', 'error of cdist')
     for m, n_a, n_b in SIZES:
-        for kind in OURS: compare(kind, m, n_a, n_b)
+        for law in LAWS:
+            for kind in OURS: compare(kind, law, m, n_a, n_b)
     if pairs_only: return
     pairs = N_CHARGES * N_POINTS
     print()

@@ -171,7 +171,7 @@ def _pulls_of_strip(products, i, kernel):
     for j in _slices(len(products.q), _WIDE):
         r2_ij, rows, columns = products.tile(i, j)
         w_ij = kernel.slope(r2_ij)
-        if w_ij.dtype == torch.float64:
+        if rows is None:
             otherwise += _pulled(w_ij, p, products.q[j])
             continue
         if len(rows):

@@ -12,7 +12,7 @@ from math import ceil, inf
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .distances import squared_distances
+from .distances import difference_distances, squared_distances
 from .kernels import Kernel
 
 # %% ../../nbs/1_field/03_products.ipynb #2e701d76
@@ -138,6 +138,14 @@ def _closer(r2_ij, limit):
     k, j = near.nonzero().T
     return rows[k], j
 
+# %% ../../nbs/1_field/03_products.ipynb #18d97daa
+_FEW = 16  # coordinates up to which all differences cost less than products in float64
+
+def _exact_tile(p, q):
+    "All squared distances of a tile, right to rounding."
+    if p.shape[1] <= _FEW: return difference_distances(p, q)
+    return squared_distances(p, q, finite=False)
+
 # %% ../../nbs/1_field/03_products.ipynb #64198ea2
 class Products:
     "Squared distances of two blocks of float32 points, by products where these are good enough."
@@ -152,7 +160,7 @@ class Products:
         self.parts = _parts(self.left, self.right)
         self.limit = near_limit(s, p.shape[1], allowed)
         self.all_far = (self.limit < 0).all().item()
-        self.all_near = (self.limit == inf).all().item()
+        self.all_near = (self.limit == inf).all().item() or (p.shape[1] <= 4 and not self.all_far)
         self.none = torch.zeros(0, dtype=torch.long)
 
 # %% ../../nbs/1_field/03_products.ipynb #5ce22d7f
@@ -171,20 +179,14 @@ def differences(self: Products,
 def tile(self: Products,
     i: slice,  # of points
     j: slice,  # of charges
-) -> tuple[Tensor, Tensor, Tensor]:  # r^2; rows and columns of the pairs computed by differences
-    "One tile in float32, or in float64 where more than one pair in a hundred is near."
-    if self.all_near: return self._in_float64(i, j)
+) -> tuple[Tensor, Tensor | None, Tensor | None]:  # r^2; rows and columns of pairs by differences, None: all
+    "One tile; all pairs right to rounding where more than one in a hundred is near."
+    if self.all_near: return _exact_tile(self.p[i], self.q[j]), None, None
     r2_ij = _product(self.parts, i, j)
     if self.all_far: return r2_ij, self.none, self.none
     rows, columns = _closer(r2_ij, self.limit[i])
-    if len(rows) > r2_ij.numel() / 100: return self._in_float64(i, j)
+    if len(rows) > r2_ij.numel() / 100: return _exact_tile(self.p[i], self.q[j]), None, None
     if len(rows):
         differences = self.differences(i, j, rows, columns)
         r2_ij[rows, columns] = _squared_norms(differences)
     return r2_ij, rows, columns
-
-@patch
-def _in_float64(self: Products, i, j):
-    "A tile as `squared_distances` computes it."
-    r2_ij = squared_distances(self.p[i], self.q[j], finite=False)
-    return r2_ij.double(), self.none, self.none

@@ -44,7 +44,8 @@ _PLAIN = {'networks': 'wgan-gp-dcgan', 'latent': 128, 'beta1': .5}
 def _began(b, a):
     "BEGAN with rates of D and G."
     return {'objective': 'began', 'networks': 'began-autoencoder', 'latent': 64, 'batch': 16,
-            'weight_decay': 0., 'lr_d': b, 'lr_g': a, 'decay': 'plateau', 'lr_end': .5, 'drops': 2, 'steps': 500_000}
+            'weight_decay': 0., 'lr_d': b, 'lr_g': a, 'decay': 'plateau', 'lr_end': .5, 'drops': 2,
+            'steps': 500_000}
 
 # %% ../../nbs/6_training/13_table4.ipynb #e7bca1d8
 def _mmd_gan(latent):

@@ -196,3 +196,16 @@ def test_forward_derivatives_take_the_slow_form():
     want = pull_sums(a.double(), b.double(), Plummer()).sum(1)
     # float32 tangents of 700 x 64 terms
     assert_close(tangent.double(), want, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize('m', [2, 3, 4, 5, 8, 16, 17])
+@pytest.mark.parametrize('eps', [1., .05])
+def test_normal_points_of_few_coordinates(m, eps):
+    "Most of these pairs are too near for products"
+    gen = torch.Generator().manual_seed(m)
+    a, b = torch.randn(1200, m, generator=gen), torch.randn(1300, m, generator=gen)
+    kernel = Plummer(1., eps)
+    got, want = (kernel_sums(a.to(dtype), b.to(dtype), kernel) / 1300 for dtype in (torch.float32, torch.float64))
+    assert_close(got, want, rtol=0, atol=PROMISE / eps)
+    pull, exact = (pull_sums(a.to(dtype), b.to(dtype), kernel) / 1300 for dtype in (torch.float32, torch.float64))
+    assert_close(pull, exact, rtol=0, atol=2 * PROMISE * largest_pull(kernel))

@@ -12,7 +12,7 @@ from coulomb_gan.metrics.ngrams import jsds
 from coulomb_gan.metrics.registry import LINES
 from coulomb_gan.reporting import compare as compare_module
 from coulomb_gan.reporting.compare import ROUND, affordable, compare, compared_numbers, compared_runs, comparison_table
-from coulomb_gan.reporting.compare import mean_interval, ngram_models
+from coulomb_gan.reporting.compare import differences_table, mean_interval, ngram_models, planned, published_figures
 from coulomb_gan.reporting.render import execute
 from coulomb_gan.reporting.sections import add_metrics
 from coulomb_gan.training.config import Experiment
@@ -32,8 +32,8 @@ def not_rendered(source, out, **parameters): return Path(out, 'report.html')
 def test_methods_side_by_side_in_2d(tmp_path, monkeypatch):
     monkeypatch.setattr(compare_module, 'execute', partial(execute, n_samples=500))
     methods = ['coulomb-more-charges-no-self-term', 'wgan-gp']
-    page = compare('mixture', tmp_path / 'runs', methods=methods, seeds=2, report=tmp_path / 'report', progress=False,
-                   **SMALL | dict(steps=4))
+    experiments = planned('mixture', methods, **SMALL | dict(steps=4))
+    page = compare(experiments, tmp_path / 'runs', seeds=2, report=tmp_path / 'report', progress=False)
     assert page == tmp_path / 'report' / 'report.html'
     check_page(tmp_path / 'report', 2, str(tmp_path))
     result = json.loads((tmp_path / 'report' / 'result.json').read_text())
@@ -46,10 +46,10 @@ def test_methods_side_by_side_in_2d(tmp_path, monkeypatch):
 def test_methods_of_texts_side_by_side(place, monkeypatch):
     monkeypatch.setattr(compare_module, 'execute', not_rendered)
     tiny = dict(width_g=8, width_d=8, depth_g=1, depth_d=1, batch=16, steps=2, eval_samples=640)
-    compare('text-builtin', place / 'runs', methods=['coulomb', 'wgan-gp'], seeds=1, progress=False, **tiny)
+    compare(planned('text-builtin', ['coulomb', 'wgan-gp'], **tiny), place / 'runs', seeds=1, progress=False)
     text, _ = shown_here('methods', name='', out='runs', n_samples=640)
-    assert '**text-builtin**, 2 methods, seeds 0; batch 16.' in text
-    assert '| method | steps | F | JSD-4 | JSD-6 | signed R² | slope |' in text
+    assert 'training samples, 2 methods, seeds 0.' in text
+    assert '| method | steps | weights of G | of D | F | JSD-4 | JSD-6 | signed R² | slope |' in text
     result = json.loads((place / 'runs' / 'result.json').read_text())
     assert {'energy', 'jsd4', 'jsd6', 'r2'} <= result['coulomb']['0'].keys() and 'r2' not in result['wgan-gp']['0']
     run = load_run(place / 'runs/coulomb-0')
@@ -65,7 +65,7 @@ def compared(tmp_path_factory):
     out = tmp_path_factory.mktemp('place') / 'methods'
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, 'execute', not_rendered)
-        compare('tiny', out, ['exact-force', 'coulomb'], seeds=2, progress=False, data='mixture', steps=3)
+        compare(planned('tiny', ['exact-force', 'coulomb'], data='mixture', steps=3), out, seeds=2, progress=False)
     return out
 
 
@@ -95,10 +95,10 @@ def test_a_comparison_goes_on_with_the_steps_it_had_chosen(compared, monkeypatch
     monkeypatch.setattr(compare_module, 'execute', not_rendered)
     monkeypatch.setattr(compare_module, 'affordable', lambda *a: pytest.fail('it was measured again'))
     before = files(compared)
-    compare('tiny', compared, ['exact-force', 'coulomb'], seeds=2, seconds=5., progress=False, data='mixture')
+    compare(planned('tiny', ['exact-force', 'coulomb'], data='mixture'), compared, seeds=2, seconds=5., progress=False)
     assert files(compared) == before
     monkeypatch.setattr(compare_module, 'affordable', lambda e, seconds: int(seconds))
-    compare('tiny', compared, ['non-saturating'], seeds=1, seconds=5., progress=False, data='mixture')
+    compare(planned('tiny', ['non-saturating'], data='mixture'), compared, seeds=1, seconds=5., progress=False)
     assert compared_runs(compared)['non-saturating'][0].state.progress.step == 5
 
 
@@ -108,8 +108,40 @@ def test_a_comparison_goes_on_with_the_steps_it_had_chosen(compared, monkeypatch
     (dict(bacht=3), "did you mean 'batch'"), (dict(data='nowhere'), 'nowhere holds no prepared images'),
     (dict(methods=['coulomb', 'wgan-gp'], networks='text'), 'texts'), (dict(batch=1), 'batch must')], ids=str)
 def test_what_is_wrong_is_told_before_the_first_is_trained(options, message, tmp_path):
-    with pytest.raises(ValueError, match=message): compare('tiny', tmp_path / 'runs', progress=False, **options)
+    with pytest.raises(ValueError, match=message): compare(planned('tiny', **options), tmp_path / 'runs', progress=False)
     assert not (tmp_path / 'runs').exists()
+
+
+# --- Table 4 ------------------------------------------------------------------------------------------------------
+
+MOONS = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # pictures of nothing
+
+
+def pooled(device):
+    "A feature extractor of the test's own: 12 numbers an image"
+    return lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+
+
+def test_table4_trains_measures_and_renders(tmp_path, monkeypatch):
+    "Two seeds of the narrowest networks; measured once, alike, and beside the published figures"
+    from coulomb_gan.data.catalogue import load
+    from coulomb_gan.metrics.feature_extractors import FeatureExtractor
+    folder = prepared_folder(tmp_path / 'cifar10')
+    experiments = planned('cifar10', ['table4'], narrower=32, data=str(folder), steps=2, batch=4, eval_samples=8)
+    for key in ('mmd-gan',): experiments[key] = experiments[key].changed(more_critic_steps=2)
+    extractor = FeatureExtractor('pooled', pooled('cpu'))
+    monkeypatch.setattr(compare_module, 'execute', not_rendered)
+    compare(experiments, tmp_path / 'runs', seeds=1, progress=False, extractors=[extractor], samples=24)
+    runs = compared_runs(tmp_path / 'runs')
+    assert [*runs] == ['coulomb', 'dcgan', 'dcgan-two-rates', 'wgan-gp', 'wgan-gp-two-rates', 'mmd-gan']
+    published = published_figures(runs['dcgan'][0])
+    assert published['dcgan'] == 37.7
+    y = runs['dcgan'][0].data.floats(load(str(folder)).test)
+    numbers = {key: {'0': compared_numbers(seeds[0], seeds[0].sample(8), y, {})} for key, seeds in runs.items()}
+    assert all('frechet in pooled' in found['0'] for found in numbers.values())
+    page = comparison_table(numbers, published)
+    assert 'published (full size)' in page and '| 37.7 |' in page
+    assert 'optimiser rmsprop' in differences_table({key: seeds[0].experiment for key, seeds in runs.items()})
 
 
 def test_a_method_is_the_same_whatever_preset_it_is_applied_to():
