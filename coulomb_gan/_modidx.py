@@ -919,6 +919,12 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                                  'coulomb_gan/networks/base.py'),
                                            'coulomb_gan.networks.base.Networks.generator': ( '3_networks/base.html#networks.generator',
                                                                                              'coulomb_gan/networks/base.py'),
+                                           'coulomb_gan.networks.base._NetworksRegistry': ( '3_networks/base.html#_networksregistry',
+                                                                                            'coulomb_gan/networks/base.py'),
+                                           'coulomb_gan.networks.base._NetworksRegistry.adopt': ( '3_networks/base.html#_networksregistry.adopt',
+                                                                                                  'coulomb_gan/networks/base.py'),
+                                           'coulomb_gan.networks.base._from_function': ( '3_networks/base.html#_from_function',
+                                                                                         'coulomb_gan/networks/base.py'),
                                            'coulomb_gan.networks.base._refuse_head': ( '3_networks/base.html#_refuse_head',
                                                                                        'coulomb_gan/networks/base.py'),
                                            'coulomb_gan.networks.base.build': ( '3_networks/base.html#build',
@@ -1262,6 +1268,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                      'coulomb_gan.options.Registry.__init__': ( 'tools/options.html#registry.__init__',
                                                                                 'coulomb_gan/options.py'),
                                      'coulomb_gan.options.Registry.add': ('tools/options.html#registry.add', 'coulomb_gan/options.py'),
+                                     'coulomb_gan.options.Registry.adopt': ('tools/options.html#registry.adopt', 'coulomb_gan/options.py'),
                                      'coulomb_gan.options.Registry.find': ('tools/options.html#registry.find', 'coulomb_gan/options.py'),
                                      'coulomb_gan.options._check_choice': ('tools/options.html#_check_choice', 'coulomb_gan/options.py'),
                                      'coulomb_gan.options._check_range': ('tools/options.html#_check_range', 'coulomb_gan/options.py'),
@@ -1841,4 +1848,5 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                   'coulomb_gan/user_code.py'),
                                        'coulomb_gan.user_code.UserFile.running': ( 'tools/user_code.html#userfile.running',
                                                                                    'coulomb_gan/user_code.py'),
-                                       'coulomb_gan.user_code.call': ('tools/user_code.html#call', 'coulomb_gan/user_code.py')}}}
+                                       'coulomb_gan.user_code.call': ('tools/user_code.html#call', 'coulomb_gan/user_code.py'),
+                                       'coulomb_gan.user_code.defined': ('tools/user_code.html#defined', 'coulomb_gan/user_code.py')}}}

@@ -8,11 +8,13 @@ __all__ = ['choose', 'Options', 'plain', 'revised', 'flat_fields', 'nested', 'Re
 # %% ../nbs/tools/options.ipynb #5f92ba86
 import pkgutil
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args
+
+from .user_code import UserFile, defined
 
 # %% ../nbs/tools/options.ipynb #05f4dbd9
 def choose(
@@ -140,6 +142,7 @@ class Registry(dict[str, Any]):
         super().__init__()
         self.what = what
         self.renamed = renamed
+        self.of_files: dict[str, Any] = {}  # what users' files have defined, by 'FILE.py:NAME'
     def add(self,
         name: str,  # as a user types it
     ):  # a class decorator
@@ -156,8 +159,23 @@ class Registry(dict[str, Any]):
     def find(self,
         name: Any,  # as a user types it
     ) -> Any:  # a class
-        "The class of a name. Raises ValueError that suggests another."
-        return self[choose(name, self, self.what, self.renamed)]
+        "The class of a name, or of 'FILE.py:NAME'. Raises ValueError that suggests another."
+        asked = str(name)
+        if '.py:' not in asked: return self[choose(asked, self, self.what, self.renamed)]
+        if asked not in self.of_files:
+            file, _, inside = asked.rpartition(':')
+            user = UserFile(file)
+            cls = self.adopt(user, defined(user, inside))
+            cls.name = asked
+            self.of_files[asked] = cls
+        return self.of_files[asked]
+    def adopt(self,
+        user: UserFile,  # a user's file
+        found: Any,  # a class or function that it defines
+    ) -> type:  # of records
+        "What a user's file defines as a class of records. Raises ValueError for what cannot be one."
+        if isinstance(found, type) and is_dataclass(found): return found
+        raise ValueError(f'{user.file}: {found.__name__} is no class of {self.what}; see the page Your own')
 
 # %% ../nbs/tools/options.ipynb #eecf9a51
 def discover(

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from ..options import Options, Registry
 
 # %% ../../nbs/3_networks/01_base.ipynb #9101ed8b
-NETWORKS = Registry('networks')
+class _NetworksRegistry(Registry):
+    "Kinds of networks; a function of a user's file may be one."
+    def adopt(self, user, found):
+        if isinstance(found, type): return super().adopt(user, found)
+        return _from_function(user, found)
+
+NETWORKS = _NetworksRegistry('networks')
 
 # %% ../../nbs/3_networks/01_base.ipynb #e2a2612a
 @dataclass(frozen=True)
@@ -50,6 +56,19 @@ def check_image(
     allowed = ', '.join(str(side) for side in sides)
     expected = f'square images with a side of {allowed} pixels'
     raise ValueError(f'the networks {networks.name!r} are for {expected}, got shape {tuple(shape)}')
+
+# %% ../../nbs/3_networks/01_base.ipynb #32635af3
+def _from_function(user, function):
+    "A kind of networks whose pair is what a user's function returns."
+    @dataclass(frozen=True)
+    class OfFunction(Networks):
+        def _pair(self, shape):
+            with user.running(): pair = function(self.latent, shape)
+            if isinstance(pair, tuple) and len(pair) == 2: return pair
+            raise ValueError(f'{self.name} must return a generator and a discriminator, got {pair!r:.80}')
+        def generator(self, shape): return self._pair(shape)[0]
+        def discriminator(self, shape): return self._pair(shape)[1]
+    return OfFunction
 
 # %% ../../nbs/3_networks/01_base.ipynb #47d03342
 def _refuse_head(networks, head):

@@ -68,7 +68,7 @@ def settings() -> list:  # of `Setting`
     for part, registry in REGISTRIES.items():
         section = part.capitalize()
         names = ', '.join(registry)
-        meaning = f'{comments[part]}: {names}'
+        meaning = f'{comments[part]}: {names}, or FILE.py:NAME'
         found.append(Setting(part, section, kind=str, meanings={meaning: []}))
         found += _settings_of(registry, section)
     found += _settings_of({'': Optimisation}, 'Optimisation')
