@@ -1,0 +1,97 @@
+"""Classes and functions that a user names as FILE.py:NAME."""
+import pytest
+import torch
+
+from coulomb_gan.objectives.base import OBJECTIVES
+from coulomb_gan.networks.base import NETWORKS, build
+from coulomb_gan.training.fit import fit
+from coulomb_gan.training.loading import load_run
+from coulomb_gan.training.presets import experiment
+
+OWN = '''
+from dataclasses import dataclass
+from torch import nn
+from coulomb_gan.networks.base import Networks
+from coulomb_gan.objectives.base import Objective
+
+def pair(latent, shape): return nn.Linear(latent, *shape), nn.Linear(*shape, 1)
+def alone(latent, shape): return nn.Linear(latent, *shape)
+def broken(latent, shape): return 1 / 0, None
+NUMBER = 3
+
+@dataclass(frozen=True)
+class Wide(Networks):
+    width: int = 8  # units
+    def generator(self, shape): return nn.Sequential(nn.Linear(self.latent, self.width), nn.Linear(self.width, *shape))
+    def discriminator(self, shape): return nn.Linear(*shape, 1)
+
+@dataclass(frozen=True)
+class Difference(Objective):
+    "A critic without a bound"
+    scale: float = 1.
+    def loss_d(self, d, b):
+        d_x, d_y = d(b.x, b.y)
+        return self.scale * (d_x.mean() - d_y.mean())
+    def loss_g(self, d, b): return -d(b.x).mean()
+'''
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'own.py').write_text(OWN)
+    return tmp_path
+
+
+def settings(**changes):
+    return experiment('tiny', data='mixture', steps=6, eval_every=3, eval_samples=20, **changes)
+
+
+@pytest.mark.parametrize('networks', ['own.py:pair', 'own.py:Wide'])
+def test_a_run_of_a_users_file_resumes_bit_for_bit(networks, own):
+    e = settings(networks=networks, objective='own.py:Difference', scale=.5)
+    whole = fit(e, own / 'whole', progress=False)
+    fit(e.changed(steps=3), own / 'parts', progress=False)
+    parts = fit(e, own / 'parts', progress=False)
+    assert torch.equal(whole.sample(20), parts.sample(20))
+    assert load_run(own / 'whole').experiment == e and e.objective.scale == .5
+
+
+def test_a_class_has_options_of_its_own(own):
+    e = settings(networks='own.py:Wide', width=5)
+    assert build(e.networks, (2,))[0][0].out_features == 5
+    with pytest.raises(ValueError, match='width must be of type int'): e.changed(width='x')
+
+
+def test_from_the_command_line(own, run):
+    code, out, err = run('train tiny --data mixture --steps 3 --eval-samples 20 --networks own.py:pair --objective own.py:Difference --out r')
+    assert code == 0, err
+    assert load_run(own / 'r').experiment.networks.name == 'own.py:pair'
+
+
+@pytest.mark.parametrize('spec, message', [
+    ('nowhere.py:pair', 'nowhere.py: FileNotFoundError'), ('own.py:pear', "own.py has no function 'pear'"),
+    ('own.py:NUMBER', "own.py has no function 'NUMBER'")])
+@pytest.mark.parametrize('registry', [NETWORKS, OBJECTIVES], ids=lambda r: r.what)
+def test_what_a_file_lacks_is_one_line(registry, spec, message, own):
+    with pytest.raises(ValueError, match=message): registry.find(spec)
+
+
+def test_what_is_of_another_kind_is_refused(own):
+    with pytest.raises(ValueError, match='pair is no class of objective'): settings(objective='own.py:pair')
+    with pytest.raises(ValueError, match='networks must be of type Networks'): settings(networks='own.py:Difference')
+    with pytest.raises(ValueError, match='objective must be of type Objective'): settings(objective='own.py:Wide')
+
+
+@pytest.mark.parametrize('name, message', [('alone', 'must return a generator and a discriminator, got Linear'),
+                                           ('broken', 'own.py, line 9: ZeroDivisionError')])
+def test_a_function_that_makes_no_pair_is_named_before_the_run_folder_is_made(name, message, own):
+    with pytest.raises(ValueError, match=message): fit(settings(networks=f'own.py:{name}'), own / 'run', progress=False)
+    assert not (own / 'run').exists()
+
+
+def test_a_run_whose_file_is_gone_says_so(own):
+    fit(settings(networks='own.py:pair'), own / 'run', progress=False)
+    (own / 'own.py').unlink()
+    NETWORKS.of_files.clear()
+    with pytest.raises(Exception, match='own.py: FileNotFoundError'): load_run(own / 'run')
