@@ -44,18 +44,22 @@ class PlainLoop:
         if self.t.d is not None: self.d = Player(self.t.d, plain_optimiser(self.t.d, e.optim.lr_d, e.optim))
 
     def draw(self, parts):
-        "Real samples and newly generated ones of one update."
+        "Real samples and newly generated ones of one update, attached to G in the last."
         t = self.t
         e = t.experiment
         z = latent_vectors(e.networks, e.optim.batch, t.gen)
-        return Batch(t.g(z), next(parts), gen=t.gen, scheduled=t.scheduled, carried=t.carried)
+        y, for_g = next(parts)
+        with torch.set_grad_enabled(for_g): x = t.g(z)
+        return Batch(x, y, gen=t.gen, scheduled=t.scheduled, carried=t.carried)
 
     def __call__(self, y):
         "One step on the real samples of all its updates."
         e = self.t.experiment
         parts = list(y.split(e.objective.n_real(e.optim.batch)))
-        draws = iter([*parts, parts[-1]])  # G sees the last ones again
-        reference_step(e.objective, self.g, self.d, draw=partial(self.draw, draws))
+        updates = [(y, False) for y in parts] + [(parts[-1], True)]  # G sees the last ones again
+        if e.objective.simultaneous: updates = [(parts[-1], True)]
+        draw = partial(self.draw, iter(updates))
+        reference_step(e.objective, self.g, self.d, draw, self.t.progress.step)
 
 
 def wait(device):

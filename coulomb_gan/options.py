@@ -166,8 +166,7 @@ class Registry(dict[str, Any]):
             file, _, inside = asked.rpartition(':')
             user = UserFile(file)
             cls = self.adopt(user, defined(user, inside))
-            cls.name = asked
-            self.of_files[asked] = cls
+            self.of_files[asked] = type(cls.__name__, (cls,), {'name': asked, '__doc__': cls.__doc__})
         return self.of_files[asked]
     def adopt(self,
         user: UserFile,  # a user's file
@@ -210,7 +209,7 @@ def rebuilt(
     of a record inside, those of its fields that do."""
     changes = dict(stored)
     cls = registry.find(changes.pop('name', record.name))
-    if cls.__name__ == type(record).__name__: return revised(record, changes)
+    if cls.name == record.name: return revised(record, changes)
     own = {field.name for field in fields(cls)}
     usual = {field.name: field.default for field in fields(record) if field.name in own}
     shared = _set_fields(record, usual)

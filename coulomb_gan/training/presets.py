@@ -100,9 +100,11 @@ def method(
     options = _kernel_of(e.objective, objective)
     if getattr(objective, 'replay', 0): options['replay'] = 8 * e.optim.batch
     changed = replace(e, objective=replace(objective, **options))
-    if not isinstance(e.networks, DCGAN): return changed
     has_penalty = hasattr(objective, 'penalty')
-    return changed.changed(batch_norm_d=not has_penalty)
+    if isinstance(e.networks, DCGAN): return changed.changed(batch_norm_d=not has_penalty)
+    normed = getattr(e.networks, 'norm_d', 'none') == 'batch'
+    if has_penalty and normed: return changed.changed(norm_d='none')
+    return changed
 
 # %% ../../nbs/6_training/12_presets.ipynb #a7227bc2
 def methods_for(

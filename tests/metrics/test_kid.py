@@ -6,7 +6,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from coulomb_gan.metrics.feature_extractors import FEATURE_METRICS, FeatureExtractor, evaluate_features
 from coulomb_gan.metrics.frechet import Statistics, statistics
-from coulomb_gan.metrics.kid import SUBSETS, cubic_kernel, kid, squared_mmd
+from coulomb_gan.metrics.kid import SUBSETS, cubic_kernel, kid, unbiased_squared_mmd
 
 
 def randn(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -17,14 +17,14 @@ def test_it_is_torch_fidelitys(n, k):
     "Of one subset that is the whole set; float64 rounding of sums of cubes"
     x, y = 2 * randn(n, k) + 1, randn(n, k, seed=1)
     theirs = kid_features_to_metric(x, y, kid_subsets=1, kid_subset_size=n, verbose=False)
-    assert_close(squared_mmd(x, y).item(), theirs['kernel_inception_distance_mean'], rtol=1e-9, atol=1e-12)
+    assert_close(unbiased_squared_mmd(x, y).item(), theirs['kernel_inception_distance_mean'], rtol=1e-9, atol=1e-12)
 
 
 def test_it_is_unbiased_for_one_law():
     "Mean over 2,000 pairs of small samples within four standard errors of zero; with the diagonal it is not"
     def biased(x, y): return cubic_kernel(x, x).mean() + cubic_kernel(y, y).mean() - 2 * cubic_kernel(x, y).mean()
     pairs = [(randn(5, 3, seed=2 * i), randn(5, 3, seed=2 * i + 1)) for i in range(2000)]
-    for measure, holds in ((squared_mmd, True), (biased, False)):
+    for measure, holds in ((unbiased_squared_mmd, True), (biased, False)):
         found = torch.stack([measure(x, y) for x, y in pairs])
         assert (abs(found.mean()) < 4 * found.std() / 2000**.5) == holds
 
@@ -32,7 +32,7 @@ def test_it_is_unbiased_for_one_law():
 def test_symmetry_rotation_and_order():
     x, y = randn(40, 6) + .5, randn(40, 6, seed=1)
     turn, _ = torch.linalg.qr(randn(6, 6, seed=2))
-    for a, b in ((y, x), (x @ turn, y @ turn), (x.flip(0), y)): assert_close(squared_mmd(a, b), squared_mmd(x, y))
+    for a, b in ((y, x), (x @ turn, y @ turn), (x.flip(0), y)): assert_close(unbiased_squared_mmd(a, b), unbiased_squared_mmd(x, y))
 
 
 def test_one_block_each_by_hand():
@@ -40,7 +40,7 @@ def test_one_block_each_by_hand():
     x, y = randn(20, 3) + 1, randn(20, 3, seed=1)
     generator = torch.Generator().manual_seed(0)
     i, j = (torch.randperm(20, generator=generator).split(2) for _ in range(2))
-    found = torch.stack([squared_mmd(x[a], y[b]) for a, b in zip(i, j)])
+    found = torch.stack([unbiased_squared_mmd(x[a], y[b]) for a, b in zip(i, j)])
     assert kid(x, y) == pytest.approx((found.mean().item(), found.std().item() / 10**.5), rel=1e-12)
 
 
@@ -51,7 +51,7 @@ def test_sorted_rows_do_not_widen_the_error():
     mixed = torch.randperm(2000, generator=torch.Generator().manual_seed(9))
     _, sorted_error = kid(x, y)
     _, mixed_error = kid(x[mixed], y[mixed])
-    blocks = torch.stack([squared_mmd(a, b) for a, b in zip(x.split(200), y.roll(200, 0).split(200))])
+    blocks = torch.stack([unbiased_squared_mmd(a, b) for a, b in zip(x.split(200), y.roll(200, 0).split(200))])
     assert .3 < sorted_error / mixed_error < 3 and blocks.std() / 10**.5 > 3 * sorted_error
 
 

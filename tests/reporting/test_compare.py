@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.files import RunError
+from coulomb_gan.metrics.feature_extractors import FeatureExtractor
 from coulomb_gan.metrics.ngrams import jsds
 from coulomb_gan.metrics.registry import LINES
 from coulomb_gan.reporting import compare as compare_module
 from coulomb_gan.reporting.compare import ROUND, affordable, compare, compared_numbers, compared_runs, comparison_table
 from coulomb_gan.reporting.compare import differences_table, mean_interval, ngram_models, planned, published_figures
+from coulomb_gan.objectives.coulomb import Coulomb
 from coulomb_gan.reporting.render import execute
 from coulomb_gan.reporting.sections import add_metrics
 from coulomb_gan.training.config import Experiment
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import KERNEL, METHODS, OLD_METHODS, experiment, method
+from made_files import fill
 from pages import SMALL, check_page, files, shown_here
 
 
@@ -105,6 +109,8 @@ def test_a_comparison_goes_on_with_the_steps_it_had_chosen(compared, monkeypatch
 @pytest.mark.parametrize('options, message', [
     (dict(methods=['coulomb', 'exact-forces']), "did you mean 'exact-force'"),
     (dict(methods=['coulomb', 'released']), "the method 'released' was renamed to 'coulomb'"),
+    (dict(methods=['coulomb'], objective='minimax'), 'chooses objectives by its methods'),
+    (dict(methods=['exact-force'], smoothing=1.), 'smoothing is not for'), (dict(methods=['coulomb'], narrower=99), 'times narrower'),
     (dict(bacht=3), "did you mean 'batch'"), (dict(data='nowhere'), 'nowhere holds no prepared images'),
     (dict(methods=['coulomb', 'wgan-gp'], networks='text'), 'texts'), (dict(batch=1), 'batch must')], ids=str)
 def test_what_is_wrong_is_told_before_the_first_is_trained(options, message, tmp_path):
@@ -114,34 +120,59 @@ def test_what_is_wrong_is_told_before_the_first_is_trained(options, message, tmp
 
 # --- Table 4 ------------------------------------------------------------------------------------------------------
 
-MOONS = torch.rand(40, 3, 32, 32, generator=torch.Generator().manual_seed(0))  # pictures of nothing
+def pooled(x):
+    "Twelve numbers an image"
+    return torch.nn.functional.adaptive_avg_pool2d(x.float(), 2).flatten(1)
 
 
-def pooled(device):
-    "A feature extractor of the test's own: 12 numbers an image"
-    return lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 2).flatten(1)
+@pytest.fixture
+def compared_images(tmp_path, monkeypatch):
+    "A run that has been measured with 24 samples"
+    monkeypatch.setattr(compare_module, 'execute', not_rendered)
+    fill(tmp_path / 'raw', 60)
+    prepare(tmp_path / 'raw', tmp_path / 'data', 32, upscale=True, progress=False)
+    experiments = planned('cifar10', ['coulomb'], narrower=32, data=str(tmp_path / 'data'), steps=2, batch=4, eval_samples=8)
+    compare(experiments, tmp_path / 'runs', seeds=1, progress=False, extractors=[FeatureExtractor('pooled', pooled)], samples=24)
+    return tmp_path / 'runs', experiments
 
 
 def test_table4_trains_measures_and_renders(tmp_path, monkeypatch):
     "Two seeds of the narrowest networks; measured once, alike, and beside the published figures"
-    from coulomb_gan.data.catalogue import load
-    from coulomb_gan.metrics.feature_extractors import FeatureExtractor
-    folder = prepared_folder(tmp_path / 'cifar10')
-    experiments = planned('cifar10', ['table4'], narrower=32, data=str(folder), steps=2, batch=4, eval_samples=8)
-    for key in ('mmd-gan',): experiments[key] = experiments[key].changed(more_critic_steps=2)
-    extractor = FeatureExtractor('pooled', pooled('cpu'))
+    fill(tmp_path / 'raw', 60)
+    prepare(tmp_path / 'raw', tmp_path / 'cifar10', 32, upscale=True, progress=False)
+    experiments = planned('cifar10', ['table4'], narrower=32, data=str(tmp_path / 'cifar10'), steps=2, batch=4, eval_samples=8)
+    experiments['mmd-gan'] = experiments['mmd-gan'].changed(more_critic_steps=2)
+    extractor = FeatureExtractor('pooled', pooled)
     monkeypatch.setattr(compare_module, 'execute', not_rendered)
     compare(experiments, tmp_path / 'runs', seeds=1, progress=False, extractors=[extractor], samples=24)
     runs = compared_runs(tmp_path / 'runs')
     assert [*runs] == ['coulomb', 'dcgan', 'dcgan-two-rates', 'wgan-gp', 'wgan-gp-two-rates', 'mmd-gan']
-    published = published_figures(runs['dcgan'][0])
+    published = published_figures({key: seeds[0] for key, seeds in runs.items()})
     assert published['dcgan'] == 37.7
-    y = runs['dcgan'][0].data.floats(load(str(folder)).test)
+    data = runs['dcgan'][0].data
+    y = data.floats(data.test)
     numbers = {key: {'0': compared_numbers(seeds[0], seeds[0].sample(8), y, {})} for key, seeds in runs.items()}
     assert all('frechet in pooled' in found['0'] for found in numbers.values())
     page = comparison_table(numbers, published)
     assert 'published (full size)' in page and '| 37.7 |' in page
     assert 'optimiser rmsprop' in differences_table({key: seeds[0].experiment for key, seeds in runs.items()})
+
+
+def test_options_hold_for_every_method():
+    assert planned('mixture', ['wgan-gp'], critic_steps=1)['wgan-gp'].objective.critic_steps == 1
+    assert planned('mixture', ['coulomb'], charges=7, eps=2.)['coulomb'].objective == Coulomb(charges=7, eps=2., eps_end=1.)
+    assert not planned('cifar10', ['coulomb'], batch_norm_d=False)['coulomb'].networks.batch_norm_d
+    assert planned('cifar10', ['dragan'], networks='dcgan-radford')['dragan'].networks.norm_d == 'none'
+    assert planned('cifar10', ['dragan'], networks='dcgan-radford', norm_d='layer')['dragan'].networks.norm_d == 'layer'
+
+
+def test_a_run_is_measured_again_only_with_another_number_of_samples(compared_images, monkeypatch):
+    out, experiments = compared_images
+    calls = []
+    monkeypatch.setattr(compare_module, 'execute', not_rendered)
+    monkeypatch.setattr(compare_module, 'evaluate_run', lambda run, extractor, samples, progress: calls.append((run.name, samples)))
+    for samples in (24, 25): compare(experiments, out, seeds=1, progress=False, extractors=[FeatureExtractor('pooled', pooled)], samples=samples)
+    assert calls == [('coulomb-0', 25)]
 
 
 def test_a_method_is_the_same_whatever_preset_it_is_applied_to():
