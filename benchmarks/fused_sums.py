@@ -29,6 +29,7 @@ class Tile(NamedTuple):
 TILE = Tile(64, 64, 16, 8)  # the largest of these that an H100 holds in its registers
 STRETCH = 512  # coordinates added in one go: the package's bound on the rounding counts on it
 FEW = 16  # coordinates up to which all distances are of differences
+COUNTS = ['n_a', 'n_b', 'n_each']  # the same machine code for all
 PROGRAMS = 512  # that keep a GPU busy
 MOST_NUMBERS = 2**25  # in float64, of all parts of the charges: 256 MB
 
@@ -109,7 +110,7 @@ def power(r2, inverse, exponent, ROOTS: tl.constexpr):
 
 # --- kernels ------------------------------------------------------------------------------------------------------
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def sums_kernel(a_ptr, b_ptr, centre_ptr, p2_ptr, q2_ptr, limit_ptr, out_ptr, n_a, n_b, n_each, inverse, exponent,
                 M: tl.constexpr, FEW: tl.constexpr, ROOTS: tl.constexpr,
                 P: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, S: tl.constexpr):
@@ -128,7 +129,7 @@ def sums_kernel(a_ptr, b_ptr, centre_ptr, p2_ptr, q2_ptr, limit_ptr, out_ptr, n_
     tl.store(out_ptr + part * n_a + i, total, mask=i < n_a)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def few_pulls_kernel(a_ptr, b_ptr, out_ptr, n_a, n_b, n_each, inverse, exponent, M: tl.constexpr, ROOTS: tl.constexpr,
                      P: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, F: tl.constexpr):
     "Sums of powers times differences over one part of the charges, for few coordinates."
@@ -150,7 +151,7 @@ def few_pulls_kernel(a_ptr, b_ptr, out_ptr, n_a, n_b, n_each, inverse, exponent,
     tl.store(out_ptr + at, total, mask=(i < n_a)[:, None] & (column < M)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def pulls_kernel(a_ptr, b_ptr, centre_ptr, p2_ptr, q2_ptr, limit_ptr, total_ptr, out_ptr, n_a, n_b, n_each, inverse,
                  exponent, M: tl.constexpr, ROOTS: tl.constexpr,
                  P: tl.constexpr, Q: tl.constexpr, C: tl.constexpr, S: tl.constexpr):
@@ -191,10 +192,10 @@ def pulls_kernel(a_ptr, b_ptr, centre_ptr, p2_ptr, q2_ptr, limit_ptr, total_ptr,
 # --- sums ---------------------------------------------------------------------------------------------------------
 
 def checked(a, b, kernel):
-    "The points and charges as rows without gaps. Raises ValueError for what the kernels do not take."
+    "Points, charges as rows without gaps; the kernel with plain numbers. Raises ValueError for what the kernels do not take."
     if not isinstance(kernel, Plummer): raise ValueError(f'the fused sums are of the Plummer kernel, got {kernel!r}')
     if not a.dtype == b.dtype == torch.float32: raise ValueError(f'points must be float32, got {a.dtype} and {b.dtype}')
-    return a.detach().contiguous(), b.detach().contiguous()
+    return a.detach().contiguous(), b.detach().contiguous(), Plummer(kernel.d, float(kernel.eps))
 
 
 def parts_of(n_a, n_b, width, tile):
@@ -231,14 +232,14 @@ def sizes_of(tile):
 
 def kernel_sums(a, b, kernel, tile=TILE):
     "`S_i = sum_j k(a_i, b_j)`, float64 `(n_a,)`, of float32 points."
-    a, b = checked(a, b, kernel)
+    a, b, kernel = checked(a, b, kernel)
     n_a, m = a.shape
     few = m <= FEW
     prepared = [None] * 4 if few else for_products(a, b, allowed_in_sums(kernel, m))
     n_each, parts = parts_of(n_a, len(b), 1, tile)
     out = a.new_empty(parts, n_a, dtype=torch.float64)
     grid = triton.cdiv(n_a, tile.points), parts
-    d, eps = kernel.d, float(kernel.eps)
+    d, eps = kernel.d, kernel.eps
     sums_kernel[grid](a, b, *prepared, out, n_a, len(b), n_each, eps**-2, d / 2, M=m, FEW=few, ROOTS=int(d == 1),
                       S=STRETCH, **sizes_of(tile))
     return out.sum(0) * eps**-d
@@ -246,12 +247,12 @@ def kernel_sums(a, b, kernel, tile=TILE):
 
 def pull_sums(a, b, kernel, tile=TILE):
     "`P_i = sum_j 2 f'(r_ij^2) (a_i - b_j)`, float64 `(n_a, m)`, of float32 points."
-    a, b = checked(a, b, kernel)
+    a, b, kernel = checked(a, b, kernel)
     n_a, m = a.shape
     n_each, parts = parts_of(n_a, len(b), m, tile)
     out = a.new_zeros(parts, n_a, m, dtype=torch.float64)
     grid = triton.cdiv(n_a, tile.points), parts
-    d, eps = kernel.d, float(kernel.eps)
+    d, eps = kernel.d, kernel.eps
     numbers = n_a, len(b), n_each, eps**-2, d / 2 + 1
     sizes = dict(M=m, ROOTS=3 * (d == 1), **sizes_of(tile))
     factor = -d * eps**(-d - 2)

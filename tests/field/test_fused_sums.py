@@ -142,6 +142,13 @@ def test_gaps_between_rows_change_nothing():
         assert torch.equal(one, other)
 
 
+@runs
+def test_a_softening_on_the_device():
+    a, b = case('uniform', 20, 5, 7)
+    for one, other in zip(fused(a, b, Plummer(1., torch.tensor(2., device=DEVICE))), fused(a, b, Plummer(1., 2.))):
+        assert torch.equal(one, other)
+
+
 # --- the tests can fail -------------------------------------------------------------------------------------------
 
 @runs
