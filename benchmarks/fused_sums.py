@@ -192,7 +192,7 @@ def pulls_kernel(a_ptr, b_ptr, centre_ptr, p2_ptr, q2_ptr, limit_ptr, total_ptr,
 # --- sums ---------------------------------------------------------------------------------------------------------
 
 def checked(a, b, kernel):
-    "Points, charges as rows without gaps; the kernel with plain numbers. Raises ValueError for what the kernels do not take."
+    "Rows without gaps, and the kernel with plain numbers. Raises ValueError for what the kernels do not take."
     if not isinstance(kernel, Plummer): raise ValueError(f'the fused sums are of the Plummer kernel, got {kernel!r}')
     if not a.dtype == b.dtype == torch.float32: raise ValueError(f'points must be float32, got {a.dtype} and {b.dtype}')
     return a.detach().contiguous(), b.detach().contiguous(), Plummer(kernel.d, float(kernel.eps))
