@@ -1,13 +1,15 @@
 """Everything an accelerator is needed for, in one command; each part leaves its result in OUT as soon as it has it.
 
     python benchmarks/gpu.py OUT --faces FACES.tar [--features FILE.py:NAME]
-                             [--parts tests,step,candidates,train,measure,pack] [--minutes PART=MINUTES ...]
+                             [--parts tests,step,sums,candidates,train,measure,pack]
+                             [--minutes PART=MINUTES ...]
                              [--samples N] [--part-mib 16] [--OPTION VALUE ...]
 
 | part       | what it does                                                            | leaves             |
 |------------|-------------------------------------------------------------------------|--------------------|
 | tests      | the tests that need a GPU                                               | tests.txt          |
 | step       | benchmarks/step.py at 32 and 64 pixels, with its check against float64  | step.txt           |
+| sums       | benchmarks/streaming.py: sums over pairs, with Triton, cdist and KeOps  | sums.txt           |
 | candidates | benchmarks/candidates.py at 32 pixels: what could make the step faster  | candidates.txt     |
 | train      | CelebA at 64x64 with the paper's networks, for its minutes; every       | celeba/, a run     |
 |            | minute an evaluation: energy, samples, checkpoint                       | folder; train.txt  |
@@ -46,8 +48,9 @@ from coulomb_gan.training.run_folder import environment, newest_checkpoint, read
 from coulomb_gan.training.state import inference_checkpoint
 
 HERE = Path(__file__).resolve().parent
-MINUTES = {'tests': 2., 'step': 1., 'candidates': 1.5, 'train': 3., 'measure': 1., 'pack': .5}  # nine in all
-GPU_TESTS = 'test_gpu.py', 'test_fused.py', 'test_candidates.py'
+MINUTES = {'tests': 2., 'step': 1., 'sums': 1., 'candidates': 1.5, 'train': 2., 'measure': 1., 'pack': .5}  # nine
+GPU_TESTS = ('training/test_gpu.py', 'training/test_fused.py', 'training/test_candidates.py',
+             'field/test_fused_sums.py')
 KEPT = 10_000  # held-out faces whose features are kept
 
 
@@ -68,7 +71,7 @@ class Plan:
         return self.out / 'celeba'
 
 
-# --- tests, step, candidates: programs of their own ---------------------------------------------------------------
+# --- tests, step, sums, candidates: programs of their own ---------------------------------------------------------
 
 def program(minutes, *arguments):
     "Runs Python as a process of its own and prints what it said, to the end of its minutes at most."
@@ -86,7 +89,7 @@ def program(minutes, *arguments):
 
 def tests(plan):
     "The tests that need a GPU."
-    files = [Path('tests', 'training', name) for name in GPU_TESTS]
+    files = [Path('tests', name) for name in GPU_TESTS]
     program(plan.minutes['tests'], '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *files)
 
 
@@ -96,6 +99,12 @@ def step(plan):
     for side in (32, 64):
         program(plan.minutes['step'] / 2, HERE / 'step.py', '--side', side, '--device', plan.device,
                 '--seconds', .5, '--batch', batch)
+
+
+def sums(plan):
+    "The benchmark of sums over pairs; on a CPU a rehearsal."
+    scale = .005 if plan.device == 'cpu' else 1
+    program(plan.minutes['sums'], HERE / 'streaming.py', '--device', plan.device, '--scale', scale)
 
 
 def candidates(plan):
@@ -172,7 +181,8 @@ def pack(plan):
     print(f'{len(data) / 2**20:.1f} MiB in parts of {plan.part_mib:g}')
 
 
-PARTS = {'tests': tests, 'step': step, 'candidates': candidates, 'train': train, 'measure': measure, 'pack': pack}
+PARTS = {'tests': tests, 'step': step, 'sums': sums, 'candidates': candidates, 'train': train, 'measure': measure,
+         'pack': pack}
 
 
 # --- the command --------------------------------------------------------------------------------------------------
