@@ -14,6 +14,7 @@ from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args
 
+from fastcore.basics import patch
 from .user_code import UserFile, defined
 
 # %% ../nbs/tools/options.ipynb #05f4dbd9
@@ -156,25 +157,31 @@ class Registry(dict[str, Any]):
             if not at_work or holder.__module__ == '__main__': self[name] = cls
             return cls
         return register
-    def find(self,
-        name: Any,  # as a user types it
-    ) -> Any:  # a class
-        "The class of a name, or of 'FILE.py:NAME'. Raises ValueError that suggests another."
-        asked = str(name)
-        if '.py:' not in asked: return self[choose(asked, self, self.what, self.renamed)]
-        if asked not in self.of_files:
-            file, _, inside = asked.rpartition(':')
-            user = UserFile(file)
-            cls = self.adopt(user, defined(user, inside))
-            self.of_files[asked] = type(cls.__name__, (cls,), {'name': asked, '__doc__': cls.__doc__})
-        return self.of_files[asked]
-    def adopt(self,
-        user: UserFile,  # a user's file
-        found: Any,  # a class or function that it defines
-    ) -> type:  # of records
-        "What a user's file defines as a class of records. Raises ValueError for what cannot be one."
-        if isinstance(found, type) and is_dataclass(found): return found
-        raise ValueError(f'{user.file}: {found.__name__} is no class of {self.what}; see the page Your own')
+
+# %% ../nbs/tools/options.ipynb #7c5b2685
+@patch
+def find(self: Registry,
+    name: Any,  # as a user types it
+) -> Any:  # a class
+    "The class of a name, or of 'FILE.py:NAME'. Raises ValueError that suggests another."
+    asked = str(name)
+    if '.py:' not in asked: return self[choose(asked, self, self.what, self.renamed)]
+    if asked not in self.of_files:
+        file, _, inside = asked.rpartition(':')
+        user = UserFile(file)
+        cls = self.adopt(user, defined(user, inside))
+        self.of_files[asked] = type(cls.__name__, (cls,), {'name': asked, '__doc__': cls.__doc__})
+    return self.of_files[asked]
+
+# %% ../nbs/tools/options.ipynb #b2969e68
+@patch
+def adopt(self: Registry,
+    user: UserFile,  # a user's file
+    found: Any,  # a class or function that it defines
+) -> type:  # of records
+    "What a user's file defines as a class of records. Raises ValueError for what cannot be one."
+    if isinstance(found, type) and is_dataclass(found): return found
+    raise ValueError(f'{user.file}: {found.__name__} is no class of {self.what}; see the page Your own')
 
 # %% ../nbs/tools/options.ipynb #eecf9a51
 def discover(

@@ -90,7 +90,7 @@ def export_generator(
     e = run.experiment
     z = torch.randn(e.optim.batch, e.networks.latent)
     n = torch.export.Dim('n', min=2)
-    generator = copy.deepcopy(run.state.g_ema).cpu()
+    generator = copy.deepcopy(run.state.g_ema).to('cpu', memory_format=torch.contiguous_format)
     program = torch.export.export(generator, (z,), dynamic_shapes=({0: n},))
     buffer = BytesIO()
     torch.export.save(program, buffer)

@@ -15,13 +15,13 @@ from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.metrics.feature_extractors import FeatureExtractor, evaluate_features
 from coulomb_gan.metrics.frechet import Statistics, save_statistics, statistics
 from coulomb_gan.reporting import cli as commands
-from coulomb_gan.reporting import cli_evaluate
+from coulomb_gan.reporting import cli_compare, cli_evaluate
 from coulomb_gan.reporting import reproduce
 from coulomb_gan.reporting.cli import cli, main
 from coulomb_gan.training.config import options
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
-from coulomb_gan.training.presets import EXPERIMENTS, experiment
+from coulomb_gan.training.presets import EXPERIMENTS, experiment, methods_for
 from faults import without_privileges
 from pages import files, make_pictures
 
@@ -258,13 +258,17 @@ def test_the_full_length_has_its_own_run_and_the_same_report(line, asked, run, m
 
 
 @pytest.mark.parametrize('line, asked', [
-    ('', (Path('runs/digits-methods'), None, 3, None, None, {})),
-    (' --methods coulomb,wgan-gp --seeds 2 --seconds 5 --out a --report b --batch 64',
-     (Path('a'), ['coulomb', 'wgan-gp'], 2, 5., Path('b'), dict(batch=64)))])
+    ('', (Path('runs/digits-methods'), 3, None, None)),
+    (' --methods coulomb,wgan-gp --seeds 2 --seconds 5 --out a --report b --batch 64', (Path('a'), 2, 5., Path('b')))])
 def test_compare_hands_on_what_was_given(line, asked, run, monkeypatch):
     calls = []
-    monkeypatch.setattr(commands, 'compare', lambda name, *a, **changes: calls.append((*a, changes)) or 'page')
-    assert run(f'compare digits{line}')[:2] == (0, 'open page\n') and calls == [asked]
+    def compared(experiments, *a, **measuring): return calls.append((experiments, a, measuring)) or 'page'
+    monkeypatch.setattr(cli_compare, 'compare', compared)
+    assert run(f'compare digits{line}')[:2] == (0, 'open page\n')
+    (experiments, handed, measuring), = calls
+    assert handed == asked and measuring == {'extractors': []}
+    assert [*experiments] == (['coulomb', 'wgan-gp'] if line else methods_for(experiment('digits')))
+    assert {e.optim.batch for e in experiments.values()} == {64 if line else 256}
 
 
 # --- what is wrong ------------------------------------------------------------------------------------------------

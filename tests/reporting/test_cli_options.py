@@ -214,7 +214,7 @@ WRONG = {
     '--self-term -1': 'self_term must', '--keep-self-weight': 'keep_self_weight needs a softening that shrinks: give eps_end',
     '--charges -1': 'charges must',
     '--replay -1': 'replay must',
-    '--objective gan': "did you mean 'gan-gp'?",
+    '--objective gan': "did you mean 'began'?",
     '--objective dragon': "did you mean 'dragan'?",
     '--objective qqqq': 'expected one of coulomb, exact-force',
     '--activation-d relu': 'elu',

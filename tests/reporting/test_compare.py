@@ -13,8 +13,9 @@ from coulomb_gan.metrics.feature_extractors import FeatureExtractor
 from coulomb_gan.metrics.ngrams import jsds
 from coulomb_gan.metrics.registry import LINES
 from coulomb_gan.reporting import compare as compare_module
-from coulomb_gan.reporting.compare import ROUND, affordable, compare, compared_numbers, compared_runs, comparison_table
-from coulomb_gan.reporting.compare import differences_table, mean_interval, ngram_models, planned, published_figures
+from coulomb_gan.reporting.compare import ROUND, affordable, compare, planned
+from coulomb_gan.reporting.comparison_tables import compared_numbers, compared_runs, comparison_table, differences_table
+from coulomb_gan.reporting.comparison_tables import mean_interval, ngram_models, published_figures
 from coulomb_gan.objectives.coulomb import Coulomb
 from coulomb_gan.reporting.render import execute
 from coulomb_gan.reporting.sections import add_metrics

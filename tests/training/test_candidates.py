@@ -232,12 +232,12 @@ def test_convolutions_are_the_layers(name, order):
 
 
 def test_layers_are_where_they_belong():
-    t = TrainState(TINY, SHAPE)
+    t = TrainState(TINY.changed(width_d=64), SHAPE)
     candidates.pad_channels(t)
     candidates.use_patches(t)
     assert isinstance(t.d[0], PaddedConv2d) and isinstance(t.g[-2], PaddedConvTranspose2d)
     by_patches = [layer.conv.in_channels for layer in t.d if isinstance(layer, RowsConv2d)]
-    assert by_patches == [16, 32]  # at 4x4 and 2x2
+    assert by_patches == [128, 256]  # at 4x4 and 2x2
 
 
 # --- kernels ------------------------------------------------------------------------------------------------
