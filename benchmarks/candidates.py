@@ -48,7 +48,8 @@ from coulomb_gan.training.config import Experiment
 from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
 from coulomb_gan.training.run_folder import environment
 from coulomb_gan.training.state import TrainState
-from step import REPEATS, Row, noise, operations, throughput, time_all, wait
+from measuring import wait
+from step import REPEATS, Row, noise, operations, throughput, time_all
 
 WINS = 1.05  # times faster, from which a candidate is worth keeping
 FIRST = WARM_UP + 3  # steps whose losses are compared; on a GPU the last three are replayed

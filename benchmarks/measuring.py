@@ -6,6 +6,8 @@ import threading
 import time
 from pathlib import Path
 
+import torch
+
 
 def in_child(script, *args):
     "The numbers a script prints when run with `args` in a fresh process, whose memory peak is its own."
@@ -48,6 +50,20 @@ def processor_seconds(call, *args):
     start = time.process_time()
     found = call(*args)
     return found, time.process_time() - start
+
+
+def wait(device):
+    "Until a GPU has done what it was given."
+    if device == 'cuda': torch.cuda.synchronize()
+
+
+def timed(call, device, repeats=1):
+    "Seconds of one call."
+    wait(device)
+    start = time.perf_counter()
+    for _ in range(repeats): call()
+    wait(device)
+    return (time.perf_counter() - start) / repeats
 
 
 def print_row(*cells):

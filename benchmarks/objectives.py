@@ -16,32 +16,24 @@ import torch
 
 from coulomb_gan.networks.base import latent_vectors
 from coulomb_gan.objectives.base import Batch
-from coulomb_gan.objectives.reference import Player, reference_step
+from coulomb_gan.objectives.reference import reference_step
 from coulomb_gan.tables import table
 from coulomb_gan.training.algorithm import rows_of_a_step
 from coulomb_gan.training.cuda_graph import GraphedStep
 from coulomb_gan.training.state import TrainState
 from coulomb_gan.training.table4 import narrowed, table4
+from measuring import timed
+from plain import plain_player, plain_state
 
 SHAPES = {'mixture': (2,), 'cifar10': (3, 32, 32), 'svhn': (3, 32, 32), 'celeba': (3, 64, 64), 'lsun': (3, 64, 64)}
-
-
-def plain_optimiser(net, lr, optim):
-    "The method's optimiser, parameter by parameter."
-    weights = net.parameters()
-    if optim.optimiser == 'rmsprop': return torch.optim.RMSprop(weights, lr, alpha=optim.beta2, foreach=False)
-    return torch.optim.Adam(weights, lr, (optim.beta1, optim.beta2), foreach=False)
 
 
 class PlainLoop:
     "The slow reference step of a method."
     def __init__(self, e, shape):
-        self.t = TrainState(e, shape)
-        for net in (self.t.g, self.t.d):
-            if net is not None: net.to(memory_format=torch.contiguous_format)
-        self.g = Player(self.t.g, plain_optimiser(self.t.g, e.optim.lr_g, e.optim))
-        self.d = None
-        if self.t.d is not None: self.d = Player(self.t.d, plain_optimiser(self.t.d, e.optim.lr_d, e.optim))
+        self.t = plain_state(e, shape)
+        self.g = plain_player(self.t.g, e.optim.lr_g, e.optim)
+        self.d = plain_player(self.t.d, e.optim.lr_d, e.optim)
 
     def draw(self, parts):
         "Real samples and newly generated ones of one update, attached to G in the last."
@@ -62,20 +54,6 @@ class PlainLoop:
         reference_step(e.objective, self.g, self.d, draw, self.t.progress.step)
 
 
-def wait(device):
-    "Until a GPU has done what it was given."
-    if device == 'cuda': torch.cuda.synchronize()
-
-
-def timed(step, y, device):
-    "Seconds of one step."
-    wait(device)
-    start = time.perf_counter()
-    step(y)
-    wait(device)
-    return time.perf_counter() - start
-
-
 def compare(e, shape, seconds):
     "Median seconds of the plain loop and of ours, in turn, at least five times; past a schedule's first steps."
     device = e.record.device
@@ -87,8 +65,8 @@ def compare(e, shape, seconds):
     times = {'plain': [], 'ours': []}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times['plain']) < 5:
-        times['plain'].append(timed(loop, y, device))
-        times['ours'].append(timed(ours, y, device))
+        times['plain'].append(timed(partial(loop, y), device))
+        times['ours'].append(timed(partial(ours, y), device))
     return [statistics.median(found[1:]) for found in times.values()]
 
 

@@ -53,18 +53,23 @@ class CdistCoulomb(PairwiseCoulomb):
     mean_kernel = staticmethod(mean_kernel_by_cdist)
 
 
-def _player(net, lr, optim):
-    "A network with Adam parameter by parameter."
-    betas = optim.beta1, optim.beta2
-    return Player(net, torch.optim.Adam(net.parameters(), lr, betas, foreach=False))
+def plain_player(net, lr, optim):
+    "A network with its optimiser, parameter by parameter; None for no network."
+    if net is None: return None
+    weights = net.parameters()
+    if optim.optimiser == 'rmsprop': opt = torch.optim.RMSprop(weights, lr, alpha=optim.beta2, foreach=False)
+    else: opt = torch.optim.Adam(weights, lr, (optim.beta1, optim.beta2), foreach=False)
+    return Player(net, opt)
 
 
-def _plain_state(e, shape, dtype):
+def plain_state(e, shape, dtype=torch.float32):
     "Networks in PyTorch's usual order of memory, with the library's convolutions."
     t = TrainState(e, shape)
-    for net in (t.g, t.d): net.to(dtype=dtype, memory_format=torch.contiguous_format)
-    for layer in t.d.modules():
-        if isinstance(layer, PatchConv2d): layer.forward = partial(nn.Conv2d.forward, layer)
+    for net in (t.g, t.d):
+        if net is None: continue
+        net.to(dtype=dtype, memory_format=torch.contiguous_format)
+        for layer in net.modules():
+            if isinstance(layer, PatchConv2d): layer.forward = partial(nn.Conv2d.forward, layer)
     return t
 
 
@@ -73,9 +78,9 @@ class PlainStep:
     def __init__(self, e, shape, dtype=torch.float32, kind=PairwiseCoulomb):
         optim = e.optim
         self.objective = kind(**asdict(e.objective))
-        self.t = _plain_state(replace(e, objective=self.objective), shape, dtype)
-        self.g = _player(self.t.g, optim.lr_g, optim)
-        self.d = _player(self.t.d, optim.lr_d, optim)
+        self.t = plain_state(replace(e, objective=self.objective), shape, dtype)
+        self.g = plain_player(self.t.g, optim.lr_g, optim)
+        self.d = plain_player(self.t.d, optim.lr_d, optim)
 
     def draw(self, y):
         "Real samples and newly generated ones, from float32 numbers whatever the precision."

@@ -28,6 +28,7 @@ from coulomb_gan.training.algorithm import train_step
 from coulomb_gan.training.config import Experiment
 from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
 from coulomb_gan.training.state import TrainState
+from measuring import timed
 from plain import CdistCoulomb, PlainStep
 
 REPEATS = {'cpu': 1, 'cuda': 20}  # steps between two readings of the clock, which wait for a GPU
@@ -91,20 +92,6 @@ def noise(e, shape):
     "Real samples of a step."
     uniform = torch.rand(e.optim.batch, *shape, generator=torch.Generator().manual_seed(0))
     return (uniform * 2 - 1).to(e.record.device)
-
-
-def wait(device):
-    "Until a GPU has done what it was given."
-    if device == 'cuda': torch.cuda.synchronize()
-
-
-def timed(call, device, repeats=1):
-    "Seconds of one call."
-    wait(device)
-    start = time.perf_counter()
-    for _ in range(repeats): call()
-    wait(device)
-    return (time.perf_counter() - start) / repeats
 
 
 def throughput(device, products):

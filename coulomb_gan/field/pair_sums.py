@@ -13,7 +13,7 @@ from math import inf
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
-from .distances import squared_distances, widened
+from .distances import FEW, squared_distances, widened
 from .kernels import Kernel
 from .products import Products, allowed_in_sums, product_rounding, unit_roundoff
 
@@ -197,7 +197,7 @@ def _by_columns(p, q, kernel):
 # %% ../../nbs/1_field/04_pair_sums.ipynb #1cbe5442
 def _has_few_columns(p, q):
     "Whether pulls are summed coordinate by coordinate."
-    if p.device.type != 'cpu' or p.shape[1] > 4: return False
+    if p.device.type != 'cpu' or p.shape[1] > FEW: return False
     return not (_differentiated(p) or _differentiated(q))
 
 def _pulls_in_tiles(p, q, kernel):

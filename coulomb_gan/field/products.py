@@ -12,7 +12,7 @@ from math import ceil, inf
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from .distances import difference_distances, squared_distances
+from .distances import FEW, difference_distances, squared_distances
 from .kernels import Kernel
 
 # %% ../../nbs/1_field/03_products.ipynb #2e701d76
@@ -139,11 +139,11 @@ def _closer(r2_ij, limit):
     return rows[k], j
 
 # %% ../../nbs/1_field/03_products.ipynb #18d97daa
-_FEW = 16  # coordinates up to which all differences cost less than products in float64
+_CHEAPER = 16  # coordinates up to which all differences cost less than products in float64
 
 def _exact_tile(p, q):
     "All squared distances of a tile, right to rounding."
-    if p.shape[1] <= _FEW: return difference_distances(p, q)
+    if p.shape[1] <= _CHEAPER: return difference_distances(p, q)
     return squared_distances(p, q, finite=False)
 
 # %% ../../nbs/1_field/03_products.ipynb #64198ea2
@@ -160,7 +160,9 @@ class Products:
         self.parts = _parts(self.left, self.right)
         self.limit = near_limit(s, p.shape[1], allowed)
         self.all_far = (self.limit < 0).all().item()
-        self.all_near = (self.limit == inf).all().item() or (p.shape[1] <= 4 and not self.all_far)
+        all_near = (self.limit == inf).all().item()
+        few = p.shape[1] <= FEW and not self.all_far
+        self.no_products = all_near or few
         self.none = torch.zeros(0, dtype=torch.long)
 
 # %% ../../nbs/1_field/03_products.ipynb #5ce22d7f
@@ -181,7 +183,7 @@ def tile(self: Products,
     j: slice,  # of charges
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # r^2; rows and columns of pairs by differences, None: all
     "One tile; all pairs right to rounding where more than one in a hundred is near."
-    if self.all_near: return _exact_tile(self.p[i], self.q[j]), None, None
+    if self.no_products: return _exact_tile(self.p[i], self.q[j]), None, None
     r2_ij = _product(self.parts, i, j)
     if self.all_far: return r2_ij, self.none, self.none
     rows, columns = _closer(r2_ij, self.limit[i])

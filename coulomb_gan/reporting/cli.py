@@ -18,7 +18,7 @@ from ..files import RunError
 from .advise import advice
 from .cli_compare import compare_command
 from .cli_evaluate import evaluate_command
-from .cli_options import GroupedCommand, setting_options
+from .cli_options import GroupedCommand, given_options, setting_options
 from .cli_prepare import prepare_data
 from .generate import export_generator, write_samples
 from .reproduce import check_report, reproduce
@@ -35,11 +35,6 @@ from ..training.safeguards import Interrupted
 def cli(
 ):
     "Coulomb GANs: train, reproduce, report."
-
-# %% ../../nbs/7_reporting/09_cli.ipynb #59314089
-def _given(changes):
-    "Those of the options that were given."
-    return {name: value for name, value in changes.items() if value is not None}
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #d4901193
 @cli.command('list')
@@ -58,7 +53,7 @@ def show(
     **changes,  # settings given as options
 ):
     "Print the settings of the experiment NAME."
-    e = experiment(name, **_given(changes))
+    e = experiment(name, **given_options(changes))
     for option in options(e): click.echo(f'{option} = {option_value(e, option)}')
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #a3a406bf
@@ -86,7 +81,7 @@ def train(
     **changes,  # settings given as options
 ):
     "Train NAME, or continue it, and leave a run folder."
-    e = experiment(name, **_given(changes))
+    e = experiment(name, **given_options(changes))
     run = fit(e, out or Path('runs', name))
     steps = run.state.progress.step
     click.echo(f'trained {steps} steps; report on it with: coulomb-gan evaluate {run.out}')
@@ -106,7 +101,7 @@ def reproduce_all(
     **changes,  # settings given as options
 ):
     "Train each of NAMES and render its report."
-    given = _given(changes)
+    given = given_options(changes)
     presets = [f'{name}-full' if full else name for name in names]
     planned = {preset: experiment(preset, **given) for preset in presets}
     for preset, e in planned.items(): check_report(e, out / preset, report)

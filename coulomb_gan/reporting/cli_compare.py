@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from .cli_evaluate import extractors_of
-from .cli_options import GroupedCommand, setting_options
+from .cli_options import GroupedCommand, given_options, setting_options
 from .compare import compare, planned
 from ..training.presets import METHODS
 
@@ -53,7 +53,7 @@ def compare_command(
 ):
     "Train NAME by several methods and seeds, and render them side by side."
     measuring = _measuring(**{option.name: changes.pop(option.name) for option in MEASURING})
-    given = {option: value for option, value in changes.items() if value is not None}
+    given = given_options(changes)
     chosen = methods.split(',') if methods else None
     experiments = planned(name, chosen, narrower, **given)
     ending = 'table4' if chosen == ['table4'] else 'methods'

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import torch
 from ..metrics.feature_extractors import inception, load_extractor, summary
+from .cli_options import given_options
 from .evaluate_images import evaluate_images
 from .reproduce import evaluate_run, render
 
@@ -73,7 +74,7 @@ def evaluate_command(
     """Render the report of a run folder, trained here or elsewhere; measure it first if a network is given.
 
     With --images and --data, the report of images that another program made."""
-    given = {name: value for name, value in more.items() if value is not None}
+    given = given_options(more)
     check_subject(run, images, data, given.get('samples'))
     extractors = extractors_of(weights, function)
     if given and not extractors: raise ValueError('--reference and --samples need --inception or --features')

@@ -16,6 +16,7 @@ from ..data.prepare_text import FOLDER, prepare_text
 from ..data.text import UNITS
 from ..files import check_writable
 from ..options import choose
+from .cli_options import given_options
 
 # %% ../../nbs/7_reporting/07_cli_prepare.ipynb #a79edd0d
 def _skipped(done):
@@ -33,14 +34,18 @@ def _left_out(done):
     if not reasons: return ''
     return f'; {len(reasons)} left out, {example(reasons)}'
 
+# %% ../../nbs/7_reporting/07_cli_prepare.ipynb #da8e0107
+def _fetched(dataset, source, out):
+    "Where the downloaded pictures lie; an array that cannot be written is refused before."
+    if not Path(out, 'manifest.json').exists(): check_writable(out)
+    return fetch(dataset, source or Path('data', 'downloads'))
+
 # %% ../../nbs/7_reporting/07_cli_prepare.ipynb #0063fcc6
 def _images(dataset, source, out, options):
     "Prepares images; the line that says what became of them."
     own = recipe(dataset)
     settings = dict(size=own.size, crop=own.crop, dataset=dataset)
-    if options.pop('download', False):
-        if not Path(out, 'manifest.json').exists(): check_writable(out)
-        source = fetch(dataset, source or Path('data', 'downloads'))
+    if options.pop('download', False): source = _fetched(dataset, source, out)
     if not source: raise ValueError(wanted(dataset))
     done = prepare(source, out, **settings | options)
     made = f'{done["count"]} images of {done["size"]} pixels, {done["held_out"]} of them held out'
@@ -67,7 +72,7 @@ def _lines(dataset, source, out, options):
 def _own_options(dataset, options):
     "Those of the options that were given. Raises ValueError for one of the other kind of data."
     is_text = DATASETS[dataset].kind == 'text'
-    given = {option: value for option, value in options.items() if value is not None}
+    given = given_options(options)
     for option in given:
         for_text = option in TEXT_OPTIONS
         if for_text != is_text: raise ValueError(f"--{option.replace('_', '-')} is not for {dataset}")

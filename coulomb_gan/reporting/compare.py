@@ -17,11 +17,10 @@ from ..metrics.feature_extractors import FeatureExtractor
 from .render import copy_report, execute, notebook
 from .reproduce import check_report, evaluate_run
 from .sections import read_result
-from ..training.algorithm import draw_rows
+from ..training.algorithm import draw_real
 from ..training.config import Experiment
 from ..training.cuda_graph import WARM_UP, GraphedStep
 from ..training.fit import fit
-from ..training.loading import load_run
 from ..training.presets import KERNEL, experiment, method, methods_for
 from ..training.run_folder import read_config
 from ..training.state import TrainState
@@ -64,8 +63,7 @@ def affordable(
     started, before = None, 0
     while started is None or time.perf_counter() < started + 2:
         for _ in range(ROUND):
-            rows = draw_rows(t, len(real))
-            loss_d, _ = step(real[rows])
+            loss_d, _ = step(draw_real(t, real))
         loss_d.item()  # waits for a GPU
         if started is None and _lasting(step):
             started = time.perf_counter()
@@ -105,10 +103,10 @@ def planned(
 # %% ../../nbs/7_reporting/04_compare.ipynb #31e93604
 def _measure(run, extractors, samples, progress):
     "What a run's folder does not hold yet of these feature extractors."
-    known = read_result(load_run(run)).get('metrics', {})
+    known = read_result(run).get('metrics', {})
     for extractor in extractors:
         if known.get(extractor.name, {}).get('n') == samples: continue
-        evaluate_run(run, extractor, samples=samples, progress=progress)
+        evaluate_run(run.out, extractor, samples=samples, progress=progress)
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #af2b9504
 def compare(
@@ -130,8 +128,7 @@ def compare(
         eval_every = min(e.record.eval_every, max(1, steps // 10))
         e = e.changed(steps=steps, eval_every=eval_every)
         for seed in range(seeds):
-            run = Path(out, f'{key}-{seed}')
-            fit(e.changed(seed=seed), run, progress=progress)
+            run = fit(e.changed(seed=seed), Path(out, f'{key}-{seed}'), progress=progress)
             _measure(run, extractors, samples, progress)
 
     page = execute(notebook('methods'), out, progress=progress, name='')

@@ -80,7 +80,7 @@ def _distances(run):
     metrics = read_result(run).get('metrics', {})
     found = {}
     for space, numbers in feature_metrics(metrics).items():
-        for name in ('fid', 'frechet'):
+        for name in ('fid', 'frechet', 'bias'):
             if name in numbers: found[f'{name} in {space}'] = numbers[name]
     return found
 
@@ -139,14 +139,15 @@ def published_figures(
     runs: Mapping[str, Run],  # one of each method
 ) -> dict:  # method -> FID, of texts JSD-4, as published; none where Table 4 has other networks or none
     "The column of Table 4 for compared runs."
+    first, *_ = runs.values()
+    name = first.data.name
+    if name not in TABLE4: return {}
     found = {}
-    for key, run in runs.items():
-        entries = TABLE4.get(run.data.name, {})
-        if key not in entries: continue
-        e = table4(run.data.name)[key]
-        own = run.experiment
+    for key, e in table4(name).items():
+        if key not in runs: continue
+        own = runs[key].experiment
         same = (e.networks.name, e.objective.name) == (own.networks.name, own.objective.name)
-        if same: found[key] = entries[key].published
+        if same: found[key] = TABLE4[name][key].published
     return found
 
 # %% ../../nbs/7_reporting/13_comparison_tables.ipynb #721a16ef

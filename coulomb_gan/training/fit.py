@@ -17,7 +17,7 @@ from ..data.catalogue import load
 from ..data.datasets import Data, Samples, from_memory, identity
 from ..files import RunError, write_json, writing
 from ..locks import locked
-from .algorithm import draw_rows, flipped
+from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
 from .evaluation import Evaluation, monitored_metric
@@ -85,9 +85,7 @@ def _train(run, evaluation, lock, bar):
     with stop_signals() as stop, flushed():
         while not progress.finished:
             # one step of the algorithm
-            rows = draw_rows(t, len(real))
-            y = real[rows]
-            if optim.flip: y = flipped(y, t.gen)
+            y = draw_real(t, real)
             losses = step(y)
             finite.see(losses, progress.step)
             bar.update()

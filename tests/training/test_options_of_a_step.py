@@ -7,7 +7,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from coulomb_gan.data.datasets import Samples
-from coulomb_gan.training import fit as fitting
+from coulomb_gan.training import algorithm
 from coulomb_gan.training.algorithm import flipped, rows_of_a_step, train_step
 from coulomb_gan.training.config import Experiment, Optimisation
 from coulomb_gan.training.fit import check_experiment
@@ -99,7 +99,7 @@ def test_steps_see_images_and_their_mirror_images(tmp_path, monkeypatch):
         drawn.append(y)
         seen.append(flipped(y, gen))
         return seen[-1]
-    monkeypatch.setattr(fitting, 'flipped', noting)
+    monkeypatch.setattr(algorithm, 'flipped', noting)
     train(TINY.changed(flip=True), tmp_path / 'run')
     assert len(seen) == 12
     before, after = torch.cat(drawn), torch.cat(seen)
@@ -111,7 +111,7 @@ def test_steps_see_images_and_their_mirror_images(tmp_path, monkeypatch):
 def test_without_it_nothing_is_drawn(tmp_path, monkeypatch):
     "The run of before, number for number"
     def refuse(*a): pytest.fail('an image was mirrored')
-    monkeypatch.setattr(fitting, 'flipped', refuse)
+    monkeypatch.setattr(algorithm, 'flipped', refuse)
     assert len(train(TINY, tmp_path / 'run').metrics) == 4
 
 
