@@ -238,10 +238,11 @@ def summary(
 ) -> str:  # one line
     "Every number with its spread, then both numbers of images and the name of the extractor."
     numbers = [name for name, value in found.items() if isinstance(value, (int, float))]
-    elsewhere = {'n', 'n_reference', *(f'{name}_std' for name in numbers)}
+    elsewhere = {'n', 'n_reference', 'trained_in', *(f'{name}_std' for name in numbers)}
     shown = [_shown(name, found) for name in numbers if name not in elsewhere]
     real = f"{found['n_reference']:,}" if found['n_reference'] else 'an unknown number of'
-    return f"{', '.join(shown)}; {found['n']:,} samples against {real} real images in {found['space']}"
+    own = ', which the generator was trained in' if found.get('trained_in') else ''
+    return f"{', '.join(shown)}; {found['n']:,} samples against {real} real images in {found['space']}{own}"
 
 # %% ../../nbs/5_metrics/03_feature_extractors.ipynb #784402e8
 def register(

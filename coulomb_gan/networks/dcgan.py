@@ -7,10 +7,11 @@ __all__ = ['dcgan_generator', 'dcgan_discriminator', 'DCGAN']
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #47fa2c4d
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 from .base import NETWORKS, Networks
-from .layers import BatchNorm2d, DoublingConv2d, LeCunTanh, PatchConv2d
+from .layers import UPSAMPLINGS, BatchNorm2d, LeCunTanh, PatchConv2d
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #d462d7eb
 def _doublings(side):
@@ -25,16 +26,18 @@ def dcgan_generator(
     latent: int,  # dimension of z
     shape: tuple,  # image `(c, side, side)`, side 4 times a power of 2
     width: int = 1024,  # channels at 4x4; halved with each doubling of the side
+    upsampling: str = 'transposed',  # how the side is doubled: as in the paper, or 'resize'
 ) -> nn.Sequential:
     "The paper's generator: 5x5 transposed convolutions from 4x4 up. Raises ValueError for other sides."
     channels, *_, side = shape
+    doubling = UPSAMPLINGS[upsampling]
     ups = _doublings(side)
     layers = [nn.Linear(latent, 16 * width), nn.ReLU(), nn.Unflatten(1, (width, 4, 4))]
     for _ in range(ups - 1):
         half = width // 2
-        layers += [DoublingConv2d(width, half, bias=False), BatchNorm2d(half), nn.ReLU()]
+        layers += [doubling(width, half, bias=False), BatchNorm2d(half), nn.ReLU()]
         width = half
-    return nn.Sequential(*layers, DoublingConv2d(width, channels), LeCunTanh())
+    return nn.Sequential(*layers, doubling(width, channels), LeCunTanh())
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #ca2cbe5b
 def dcgan_discriminator(
@@ -63,10 +66,12 @@ class DCGAN(Networks):
     width_g: int = 1024  # channels of the generator at 4x4, paper
     width_d: int = 128  # channels of the discriminator's first layer, paper
     batch_norm_d: bool = True  # in the discriminator, as released; a gradient penalty needs it off
+    upsampling: str = 'transposed'  # in the generator, paper; 'resize' repeats pixels and leaves no checkerboard
+    choices: ClassVar[dict] = {'upsampling': tuple(UPSAMPLINGS)}
     def check(self, shape):  # of one sample
         if len(shape) == 3 and shape[1] == shape[2]: return
         raise ValueError(f"the networks 'dcgan' are for square images, got shape {shape}")
     def generator(self, shape):  # of one sample
-        return dcgan_generator(self.latent, shape, self.width_g)
+        return dcgan_generator(self.latent, shape, self.width_g, self.upsampling)
     def discriminator(self, shape):  # of one sample
         return dcgan_discriminator(shape, self.width_d, self.batch_norm_d)

@@ -6,7 +6,7 @@
 __all__ = ['OBJECTIVES', 'Batch', 'couples_samples', 'Passes', 'Objective']
 
 # %% ../../nbs/2_objectives/01_base.ipynb #3d13d913
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,10 +21,11 @@ from ..options import Options, Registry
 class Batch:
     "What an objective may look at in one update."
     x: Tensor  # generated samples `(n, *shape)`, attached to G where G is to learn
-    y: Tensor  # real samples `(n_real, *shape)`, the first n of them the minibatch
+    y: Tensor  # real samples `(n_real, *shape)`, the first n of them the minibatch; or their stored features
     gen: torch.Generator  # for penalties and smoothing, on the device of `x`
     scheduled: Mapping = field(default_factory=dict)  # values of this step, such as `eps`, by name
     carried: dict = field(default_factory=dict)  # the objective's own tensors, part of a checkpoint
+    encoder: Callable | None = None  # images to feature maps, for objectives that name one
 
 # %% ../../nbs/2_objectives/01_base.ipynb #04436513
 def couples_samples(
@@ -94,6 +95,7 @@ class Objective(Options):
     head: ClassVar[str | None] = 'scalar'  # what D returns: 'scalar' is one number a sample; None: no D
     published: ClassVar[Mapping] = {}  # options of `Optimisation` in the paper that proposed it
     monitored: ClassVar[str] = ''  # carried tensor that plateaus are decided on, the lower the better
+    encoder = ''  # network between images and features that training hands to it; empty: none
     simultaneous = False  # both updates from one minibatch and the old weights
     critic_steps = 1  # updates of D in one step, but for those of `critic_steps_at`
     def loss_d(self,

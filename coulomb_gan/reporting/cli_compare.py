@@ -12,7 +12,7 @@ from typing import Any
 import click
 from .cli_evaluate import extractors_of
 from .cli_options import GroupedCommand, given_options, setting_options
-from .compare import compare, planned
+from .compare import SETS, compare, planned
 from ..training.presets import METHODS
 
 # %% ../../nbs/7_reporting/12_cli_compare.ipynb #1bd8cbfd
@@ -35,7 +35,7 @@ def _measuring(weights, function, samples):
 @setting_options
 @click.command('compare', cls=GroupedCommand)
 @click.argument('name')
-@click.option('--methods', help=f'table4, or some of {", ".join(METHODS)}, comma-separated [all]')
+@click.option('--methods', help=f'one of {", ".join(SETS)}, or some of {", ".join(METHODS)}, comma-separated [all]')
 @click.option('--seeds', type=click.IntRange(1), default=3, show_default=True, help='runs of each method')
 @click.option('--seconds', type=click.FloatRange(0, min_open=True), help="of each run [the preset's steps]")
 @click.option('--narrower', type=click.IntRange(1), default=1, help='times as few channels everywhere [1]')
@@ -43,7 +43,7 @@ def _measuring(weights, function, samples):
 @click.option('--report', type=Path, help='folder that gets a copy of the report')
 def compare_command(
     name: str,  # a preset
-    methods: str | None,  # 'table4', or keys of METHODS, comma-separated
+    methods: str | None,  # one of SETS, or keys of METHODS, comma-separated
     seeds: int,  # runs of each
     seconds: float | None,  # for each run
     narrower: int,  # times as few channels
@@ -56,7 +56,7 @@ def compare_command(
     given = given_options(changes)
     chosen = methods.split(',') if methods else None
     experiments = planned(name, chosen, narrower, **given)
-    ending = 'table4' if chosen == ['table4'] else 'methods'
+    ending = methods if methods in SETS else 'methods'
     place = out or Path('runs', f'{name}-{ending}')
     page = compare(experiments, place, seeds, seconds, report, **measuring)
     click.echo(f'open {page}')

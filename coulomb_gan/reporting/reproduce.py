@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REPORTS', 'reported_run', 'finished_run', 'report_of', 'render', 'check_report', 'reproduce', 'check_enough',
-           'real_statistics', 'evaluate_run']
+           'real_statistics', 'trained_in', 'evaluate_run']
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #6434c86c
 import tempfile
@@ -24,6 +24,7 @@ from ..training.config import Experiment
 from ..training.fit import check_experiment, fit
 from ..training.loading import Run, load_run
 from ..training.presets import experiment
+from ..training.run_folder import read_config
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #1606d165
 def reported_run(
@@ -156,6 +157,19 @@ def _drawn(run, samples):
         left = samples - first
         yield run.sample(min(size, left), seed=2 + first)
 
+# %% ../../nbs/7_reporting/03_reproduce.ipynb #2aff24b2
+def trained_in(
+    run: Run,  # whose objective may name an encoder
+    extractor: FeatureExtractor,  # to measure with
+) -> bool:
+    "Whether a generator was trained in the space of an extractor, as far as names and files say."
+    spec = run.experiment.objective.encoder
+    if '.py:' in spec:
+        file = Path(spec.rpartition(':')[0]).stem
+        return extractor.name.startswith(f'{file}-')
+    environment = read_config(run.out).get('environment', {})
+    return extractor.name == environment.get('encoder')
+
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #7e7bf073
 def evaluate_run(
     out: Path,  # a finished run on images
@@ -174,5 +188,6 @@ def evaluate_run(
     real = real_statistics(run, extractor, reference, cache, progress)
     found = evaluate_features(extractor, _drawn(run, samples), real, progress)
     found['reference'] = Path(reference).name if reference else run.data_name
+    found['trained_in'] = trained_in(run, extractor)
     add_metrics(run, **{extractor.name: found})
     return found

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from ..data.catalogue import load
-from ..data.datasets import Data, Samples, from_memory, identity
+from ..data.datasets import Data, from_memory, identity
 from ..files import RunError, write_json, writing
 from ..locks import locked
 from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
+from .encoders import check_same_encoder, prepare_encoder, training_samples
 from .evaluation import Evaluation, monitored_metric
 from .loading import IN_MEMORY, Run, checkpoint_to_continue, may_grow, restore
 from .run_folder import append_metrics, environment, keep_checkpoints
@@ -78,7 +79,7 @@ def _train(run, evaluation, lock, bar):
     "Steps until the run is finished; some are followed by a line of metrics, an evaluation, a checkpoint."
     t, out, progress = run.state, run.out, run.state.progress
     optim, record = t.experiment.optim, t.experiment.record
-    real = Samples(run.data, record.device)
+    real = training_samples(t, run.data, progress=not bar.disable)
     step = GraphedStep(t)
     finite = FiniteLosses(record.device)
     clock = _Clock(progress)
@@ -112,6 +113,13 @@ def _train(run, evaluation, lock, bar):
                 where = f'stopped at step {progress.step}; the same command continues there'
                 raise Interrupted(f'{stop[0]}: {where}')
 
+# %% ../../nbs/6_training/11_fit.ipynb #4a259604
+def _environment(t):
+    "What runs this, and which encoder it sees images through, if there is one."
+    found = environment(t.experiment.record.device)
+    if t.encoder is not None: found['encoder'] = t.encoder.name
+    return found
+
 # %% ../../nbs/6_training/11_fit.ipynb #c6605a6d
 def _result(run):
     "What `result.json` holds before any report."
@@ -122,7 +130,7 @@ def _result(run):
     return dict(
         steps=progress.step, seconds=round(progress.seconds, 1), eval_seconds=round(progress.eval_seconds, 1),
         seed=record.seed, best_step=progress.best_step, data_digest=run.data.digest,
-        **environment(record.device), metrics=metrics)
+        **_environment(run.state), metrics=metrics)
 
 # %% ../../nbs/6_training/11_fit.ipynb #1f8ca67e
 def _set_aside(out, step):
@@ -146,7 +154,9 @@ def check_experiment(
     if e.optim.flip and samples.kind != 'images':
         raise ValueError(f'flip mirrors images, got {samples.kind}; use --no-flip')
     monitored_metric(e, samples)
-    return samples, TrainState(e, samples.shape)
+    t = TrainState(e, samples.shape)
+    prepare_encoder(t, samples)
+    return samples, t
 
 # %% ../../nbs/6_training/11_fit.ipynb #dcf515bf
 def _bar(t, out, shown):
@@ -175,7 +185,8 @@ def fit(
         saved, grows = checkpoint_to_continue(out, e, resume)
         done = saved is not None and saved['progress']['finished']
         evaluation = None if done else Evaluation(e, samples)
-        open_run(out, e.to_dict(), environment(e.record.device), identity(samples), may_grow(e))
+        open_run(out, e.to_dict(), _environment(t), identity(samples), may_grow(e))
+        check_same_encoder(out, t.encoder)
 
         # from where it stopped
         if saved is not None: restore(t, saved, out)

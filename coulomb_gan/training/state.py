@@ -7,6 +7,7 @@ __all__ = ['PARTS', 'optimiser', 'TrainState', 'inference_checkpoint']
 
 # %% ../../nbs/6_training/05_state.ipynb #0409e427
 import copy
+from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
@@ -67,6 +68,7 @@ class TrainState:
         self.g, self.d = _pair(experiment, shape)
         self.coupled = self.d is not None and couples_samples(self.d)
         objective.check(self.coupled)
+        self.encoder: Callable | None = None  # set where the objective names one and is to learn
         self.g_ema = self.g
         if optim.ema: self.g_ema = copy.deepcopy(self.g).requires_grad_(False)
 
@@ -128,7 +130,7 @@ def batch(self: TrainState,
     "Real samples and newly generated ones."
     with torch.set_grad_enabled(for_g):
         x = self.generate()
-    return Batch(x, y, gen=self.gen, scheduled=self.scheduled, carried=self.carried)
+    return Batch(x, y, self.gen, scheduled=self.scheduled, carried=self.carried, encoder=self.encoder)
 
 # %% ../../nbs/6_training/05_state.ipynb #ed735a52
 @patch

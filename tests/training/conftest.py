@@ -50,3 +50,12 @@ def extractor(tmp_path_factory):
     path = tmp_path_factory.mktemp('extractor') / 'corners.py'
     path.write_text('def corners(): return lambda images: images.float().flatten(1)[:, :4]\n')
     return f'{path}:corners'
+
+
+@pytest.fixture(scope='session')
+def encoder(tmp_path_factory):
+    "An encoder that averages squares of four pixels, as a user names one"
+    path = tmp_path_factory.mktemp('encoder') / 'coarse.py'
+    path.write_text('from torch.nn.functional import avg_pool2d\n'
+                    'def coarse(): return lambda images: avg_pool2d(images, 2)\n')
+    return f'{path}:coarse'

@@ -55,6 +55,15 @@ PENALTY = {
     'penalty_noise': Change('uniform', 'weights', dict(penalty_at='around')),
     'penalty_spread': Change(.1, 'weights', dict(penalty_at='around')),
 }
+IN_FEATURES = {
+    'encoder': Change('ENCODER', 'weights'),
+    'heads': Change('patches', 'weights'),
+    'field': Change('gaussian', 'weights'),
+    'd': Change(3., 'weights', dict(field='plummer')),
+    'widths': Change('0.5', 'weights'),
+    'charges': Change(5, 'weights'),
+    'unit_size': Change(False, 'weights'),
+}
 CHANGES = {
     'mlp': {
         'latent': Change(5, 'shapes'),
@@ -71,6 +80,7 @@ CHANGES = {
         'width_g': Change(16, 'shapes'),
         'width_d': Change(5, 'shapes'),
         'batch_norm_d': Change(False, 'layers'),
+        'upsampling': Change('resize', 'shapes'),
     },
     'text': {
         'latent': Change(5, 'shapes'),
@@ -100,6 +110,8 @@ CHANGES = {
         'alternating': Change(True, 'weights'),
     },
     'exact-force': CHARGES,
+    'exact-force-features': IN_FEATURES,
+    'drifting': IN_FEATURES,
     'non-saturating': {'r1': Change(1., 'weights')},
     'minimax': {'r1': Change(1., 'weights')},
     'gan-gp': PENALTY,
@@ -181,9 +193,9 @@ def observed(run):
 
 
 @pytest.fixture(scope='module')
-def observe(tmp_path_factory, images, larger_images, extractor):
+def observe(tmp_path_factory, images, larger_images, extractor, encoder):
     "What is seen of a run of TINY with some options, each trained once"
-    stand_for = {'PICTURES': images, 'LARGER PICTURES': larger_images, 'EXTRACTOR': extractor}
+    stand_for = {'PICTURES': images, 'LARGER PICTURES': larger_images, 'EXTRACTOR': extractor, 'ENCODER': encoder}
     @cache
     def observe(given):
         chosen = {name: stand_for.get(value, value) for name, value in given}
