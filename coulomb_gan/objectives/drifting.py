@@ -16,16 +16,6 @@ from ..options import choose
 # %% ../../nbs/2_objectives/11_drifting.ipynb #8fcfdd76
 FIELDS = ('plummer', 'gaussian', 'laplace', 'mean-shift')
 
-# %% ../../nbs/2_objectives/11_drifting.ipynb #91b164a5
-def _check_distances(r_xy, r_xx):
-    "Raises ValueError unless both matrices belong to the same generated samples, at least two."
-    got = f'got r_xy {tuple(r_xy.shape)} and r_xx {tuple(r_xx.shape)}'
-    square = r_xx.ndim > 1 and r_xx.shape[-1] == r_xx.shape[-2]
-    if not square or r_xy.shape[:-1] != r_xx.shape[:-1]:
-        raise ValueError(f'{got}, expected (..., n, N) and (..., n, n): distances from the same n samples')
-    if r_xx.shape[-1] < 2 or r_xy.shape[-1] < 1:
-        raise ValueError(f'{got}, expected n of at least 2 and N of at least 1: give more samples')
-
 # %% ../../nbs/2_objectives/11_drifting.ipynb #f3523f62
 def _own_pairs(r_xx):
     "True on the diagonal, where a sample meets itself."
@@ -52,7 +42,7 @@ def _kernel_weights(field, r_xy, r_xx, width, d):
 
 # %% ../../nbs/2_objectives/11_drifting.ipynb #7985d5a4
 def _affinities(r_xy, r_xx, width):
-    "Geometric mean of the softmax over all targets and that over the samples, `(..., n, N)` and `(..., n, n)`."
+    "A over real and over generated targets, `(..., n, N)` and `(..., n, n)`."
     own = _own_pairs(r_xx)
     logits_xy = -r_xy / width
     logits_xx = -r_xx / width
@@ -71,6 +61,16 @@ def _mean_shift_weights(r_xy, r_xx, width):
     p_i = a_xy.sum(-1, keepdim=True)
     n_i = a_xx.sum(-1, keepdim=True)
     return n_i * a_xy, p_i * a_xx
+
+# %% ../../nbs/2_objectives/11_drifting.ipynb #91b164a5
+def _check_distances(r_xy, r_xx):
+    "Raises ValueError unless both matrices belong to the same generated samples, at least two."
+    got = f'got r_xy {tuple(r_xy.shape)} and r_xx {tuple(r_xx.shape)}'
+    square = r_xx.ndim > 1 and r_xx.shape[-1] == r_xx.shape[-2]
+    if not square or r_xy.shape[:-1] != r_xx.shape[:-1]:
+        raise ValueError(f'{got}, expected (..., n, N) and (..., n, n): distances from the same n samples')
+    if r_xx.shape[-1] < 2 or r_xy.shape[-1] < 1:
+        raise ValueError(f'{got}, expected n of at least 2 and N of at least 1: give more samples')
 
 # %% ../../nbs/2_objectives/11_drifting.ipynb #09ace4c1
 def pair_weights(
