@@ -19,8 +19,8 @@ from ..training.presets import METHODS
 MEASURING = [
     click.Option(['--inception', 'weights'], metavar='PATH', is_flag=False, flag_value='',
                  help="weights for FID; without PATH, from torch's downloads"),
-    click.Option(['--features', 'function'], metavar='FILE.py:FUNCTION',
-                 help='makes a network to measure with'),
+    click.Option(['--features', 'function'], metavar='FILE.py:FUNCTION|ENCODER',
+                 help='makes a network to measure with, or is the folder of a trained encoder'),
     click.Option(['--samples'], type=click.IntRange(2), help='images to measure [50000]')]
 
 # %% ../../nbs/7_reporting/12_cli_compare.ipynb #b1d25727
