@@ -66,7 +66,7 @@ class DCGAN(Networks):
     width_g: int = 1024  # channels of the generator at 4x4, paper
     width_d: int = 128  # channels of the discriminator's first layer, paper
     batch_norm_d: bool = True  # in the discriminator, as released; a gradient penalty needs it off
-    upsampling: str = 'transposed'  # in the generator, paper; 'resize' repeats pixels and leaves no checkerboard
+    upsampling: str = 'transposed'  # of the generator, paper; 'resize' leaves no checkerboard
     choices: ClassVar[dict] = {'upsampling': tuple(UPSAMPLINGS)}
     def check(self, shape):  # of one sample
         if len(shape) == 3 and shape[1] == shape[2]: return

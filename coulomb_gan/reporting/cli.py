@@ -17,6 +17,7 @@ from ..data.catalogue import load
 from ..files import RunError
 from .advise import advice
 from .cli_compare import compare_command
+from .cli_encoder import TrainCommand
 from .cli_evaluate import evaluate_command
 from .cli_options import GroupedCommand, given_options, setting_options
 from .cli_prepare import prepare_data
@@ -72,7 +73,7 @@ def advise_on(
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #cd351c5e
 @setting_options
-@cli.command(cls=GroupedCommand)
+@cli.command(cls=TrainCommand)
 @click.argument('name')
 @click.option('--out', type=Path, help='run folder [runs/NAME]')
 def train(
@@ -80,7 +81,9 @@ def train(
     out: Path | None,  # run folder
     **changes,  # settings given as options
 ):
-    "Train NAME, or continue it, and leave a run folder."
+    """Train NAME, or continue it, and leave a run folder.
+
+    `train encoder` trains an encoder instead, to measure with its features: `train encoder --help`."""
     e = experiment(name, **given_options(changes))
     run = fit(e, out or Path('runs', name))
     steps = run.state.progress.step

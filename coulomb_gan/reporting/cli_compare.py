@@ -19,8 +19,8 @@ from ..training.presets import METHODS
 MEASURING = [
     click.Option(['--inception', 'weights'], metavar='PATH', is_flag=False, flag_value='',
                  help="weights for FID; without PATH, from torch's downloads"),
-    click.Option(['--features', 'function'], metavar='FILE.py:FUNCTION',
-                 help='makes a network to measure with'),
+    click.Option(['--features', 'function'], metavar='FILE.py:FUNCTION|ENCODER',
+                 help='makes a network to measure with, or is the folder of a trained encoder'),
     click.Option(['--samples'], type=click.IntRange(2), help='images to measure [50000]')]
 
 # %% ../../nbs/7_reporting/12_cli_compare.ipynb #b1d25727
@@ -35,7 +35,7 @@ def _measuring(weights, function, samples):
 @setting_options
 @click.command('compare', cls=GroupedCommand)
 @click.argument('name')
-@click.option('--methods', help=f'one of {", ".join(SETS)}, or some of {", ".join(METHODS)}, comma-separated [all]')
+@click.option('--methods', help=f'one of {", ".join(SETS)}, or some of {", ".join(METHODS)} [all]')
 @click.option('--seeds', type=click.IntRange(1), default=3, show_default=True, help='runs of each method')
 @click.option('--seconds', type=click.FloatRange(0, min_open=True), help="of each run [the preset's steps]")
 @click.option('--narrower', type=click.IntRange(1), default=1, help='times as few channels everywhere [1]')

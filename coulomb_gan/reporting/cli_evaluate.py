@@ -14,17 +14,25 @@ from ..metrics.feature_extractors import inception, load_extractor, summary
 from .cli_options import given_options
 from .evaluate_images import evaluate_images
 from .reproduce import evaluate_run, render
+from ..training.train_encoder import encoder_extractor
+
+# %% ../../nbs/7_reporting/11_cli_evaluate.ipynb #c83ce9c9
+def _named(spec, device):
+    "A feature extractor: a trained encoder, or what a user's function makes."
+    if '.py:' in spec: return load_extractor(spec, device)
+    if Path(spec).is_dir(): return encoder_extractor(spec, device)
+    raise ValueError(f'{spec!r}: expected FILE.py:FUNCTION, or the folder of an encoder')
 
 # %% ../../nbs/7_reporting/11_cli_evaluate.ipynb #3858a9ea
 def extractors_of(
     weights: str | None,  # of Inception; empty: where torch keeps its downloads
-    function: str | None,  # 'FILE.py:FUNCTION'
+    function: str | None,  # 'FILE.py:FUNCTION', or the folder of an encoder
 ) -> list:  # of feature extractors
     "The feature extractors that were asked for, on the GPU if there is one."
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
     found = []
     if weights is not None: found.append(inception(weights or None, device))
-    if function: found.append(load_extractor(function, device))
+    if function: found.append(_named(function, device))
     return found
 
 # %% ../../nbs/7_reporting/11_cli_evaluate.ipynb #996161f6
@@ -57,7 +65,8 @@ def _report(run, images, data, out, extractors, given):
 @click.option('--images', type=Path, help='in place of a run: a folder, zip, tar or npz of images')
 @click.option('--inception', 'weights', metavar='PATH', is_flag=False, flag_value='',
               help="weights for FID; without PATH, from torch's downloads")
-@click.option('--features', 'function', metavar='FILE.py:FUNCTION', help='makes a network to measure with')
+@click.option('--features', 'function', metavar='FILE.py:FUNCTION|ENCODER',
+              help='makes a network to measure with, or is the folder of a trained encoder')
 @click.option('--reference', type=Path, help='npz of published statistics [of the whole training set]')
 @click.option('--samples', type=click.IntRange(2), help='images to draw [50000]')
 @click.option('--data', default='', help='where its data lie now [where they lay]; of --images: a data set')
@@ -66,7 +75,7 @@ def evaluate_command(
     run: Path | None,  # a run folder
     images: Path | None,  # images of another program
     weights: str | None,  # of Inception; empty: where torch keeps its downloads
-    function: str | None,  # 'FILE.py:FUNCTION'
+    function: str | None,  # 'FILE.py:FUNCTION', or the folder of an encoder
     data: str,  # folder of the data, or a data set, or empty
     out: Path | None,  # folder for report and numbers; for images also a page .html
     **more,  # of `evaluate_run`

@@ -19,11 +19,11 @@ from .sections import read_result
 from ..training.algorithm import draw_real
 from ..training.config import Experiment
 from ..training.cuda_graph import WARM_UP, GraphedStep
-from ..training.encoders import prepare_encoder, training_samples
 from ..training.fit import fit
 from ..training.presets import KERNEL, experiment, method, methods_for
 from ..training.run_folder import read_config
 from ..training.state import TrainState
+from ..training.stored_features import prepare_encoder, training_samples
 from ..training.feature_methods import feature_ablation, feature_methods
 from ..training.table4 import narrowed, table4
 

@@ -76,6 +76,8 @@ def _divergences(x, models):
 
 # %% ../../nbs/7_reporting/13_comparison_tables.ipynb #dd1f6b50
 TRAINED = 'trained in '  # before the name of a space, where the generator was trained in it
+
+# %% ../../nbs/7_reporting/13_comparison_tables.ipynb #3153df04
 SEEN = '\n\n† In the space that the generator was trained in, which flatters it: no measure of its images.'
 
 # %% ../../nbs/7_reporting/13_comparison_tables.ipynb #4fd83302

@@ -20,23 +20,14 @@ from ..locks import locked
 from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
-from .encoders import check_same_encoder, prepare_encoder, training_samples
 from .evaluation import Evaluation, monitored_metric
 from .loading import IN_MEMORY, Run, checkpoint_to_continue, may_grow, restore
 from .run_folder import append_metrics, environment, keep_checkpoints
 from .run_folder import open_run, rewind_metrics, save_checkpoint
 from .safeguards import FiniteLosses, Interrupted, flushed, stop_signals
-from .schedule import lr_factor
+from .schedule import Clock, lr_factor, progress_bar
 from .state import TrainState
-
-# %% ../../nbs/6_training/11_fit.ipynb #7f9f1ded
-class _Clock:
-    "Seconds of training, those of earlier processes included."
-    def __init__(self, progress):
-        self.progress = progress
-        self.start = time.perf_counter() - progress.seconds
-    def seconds(self): return time.perf_counter() - self.start
-    def note(self): self.progress.seconds = self.seconds()
+from .stored_features import check_same_encoder, prepare_encoder, training_samples
 
 # %% ../../nbs/6_training/11_fit.ipynb #818ca051
 def _save(t, out, lock):
@@ -82,7 +73,7 @@ def _train(run, evaluation, lock, bar):
     real = training_samples(t, run.data, progress=not bar.disable)
     step = GraphedStep(t)
     finite = FiniteLosses(record.device)
-    clock = _Clock(progress)
+    clock = Clock(progress)
     with stop_signals() as stop, flushed():
         while not progress.finished:
             # one step of the algorithm
@@ -113,7 +104,7 @@ def _train(run, evaluation, lock, bar):
                 where = f'stopped at step {progress.step}; the same command continues there'
                 raise Interrupted(f'{stop[0]}: {where}')
 
-# %% ../../nbs/6_training/11_fit.ipynb #4a259604
+# %% ../../nbs/6_training/11_fit.ipynb #9ee1c1e3
 def _environment(t):
     "What runs this, and which encoder it sees images through, if there is one."
     found = environment(t.experiment.record.device)
@@ -158,14 +149,6 @@ def check_experiment(
     prepare_encoder(t, samples)
     return samples, t
 
-# %% ../../nbs/6_training/11_fit.ipynb #dcf515bf
-def _bar(t, out, shown):
-    "A progress bar with rate and remaining time; in a log file a line every twenty seconds."
-    from tqdm import tqdm
-    interval = .5 if sys.stderr.isatty() else 20
-    return tqdm(total=t.experiment.optim.steps, initial=t.progress.step, desc=out.name, unit='step',
-                disable=not shown, mininterval=interval)
-
 # %% ../../nbs/6_training/11_fit.ipynb #216b6e91
 def fit(
     experiment: Experiment,  # all settings
@@ -194,6 +177,6 @@ def fit(
         if not done: rewind_metrics(out, t.progress.step)
 
         # to the end
-        with _bar(t, out, progress) as bar: _train(run, evaluation, lock, bar)
+        with progress_bar(out, t.progress, e.optim.steps, progress) as bar: _train(run, evaluation, lock, bar)
         if not (out / 'result.json').exists(): write_json(out / 'result.json', _result(run))
     return run

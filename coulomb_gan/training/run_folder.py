@@ -179,6 +179,7 @@ def read_config(
     path = Path(out, 'config.json')
     config = read_json(path)
     if isinstance(config.get('networks'), Mapping): return config
+    if 'encoder' in config: raise RunError(f'{out} holds an encoder, expected the run of an experiment')
     try: return config_of_0_1(config)
     except ValueError as error:
         raise RunError(f'{path} is damaged ({error}); restore it from a copy') from error

@@ -10,11 +10,11 @@ import signal
 import threading
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from ..files import RunError
 from .run_folder import newest_checkpoint
-from .state import TrainState
 
 # %% ../../nbs/6_training/10_safeguards.ipynb #5d3d5753
 class Interrupted(RunError):
@@ -43,9 +43,8 @@ def flushed():
 
 # %% ../../nbs/6_training/10_safeguards.ipynb #301bf9fa
 def _finite_weights(t):
-    "Whether every weight of both networks is finite."
-    weights = [*t.weights_g, *t.weights_d]
-    return all(w.isfinite().all() for w in weights)
+    "Whether every weight that is trained is finite."
+    return all(w.isfinite().all() for w in t.weights)
 
 # %% ../../nbs/6_training/10_safeguards.ipynb #9c93f181
 class FiniteLosses:
@@ -62,7 +61,7 @@ class FiniteLosses:
         unchanged = (self.failed > 0) | fine
         self.failed = torch.where(unchanged, self.failed, step)
     def check(self,
-        t: TrainState,  # its weights must be finite too
+        t: Any,  # a state of training with `weights`, which must be finite too, and `progress`
         out: Path,  # run folder, for the checkpoint to go back to
     ):
         "Raises RunError unless all losses and all weights have been finite."

@@ -76,6 +76,7 @@ class TrainState:
         self.weights_g = list(self.g.parameters())
         self.weights_ema = list(self.g_ema.parameters())
         self.weights_d = list(self.d.parameters()) if self.d is not None else []
+        self.weights = [*self.weights_g, *self.weights_d]
 
         # optimisers
         self.opt_g = optimiser(self.g, optim.lr_g, optim)
