@@ -30,6 +30,16 @@ class Encoder:
         "What the network gives."
         return self.net(images)
 
+# %% ../../nbs/6_training/17_encoders.ipynb #15c98243
+def _network(user, function, device):
+    "What a user's function returns, on a device, its weights frozen. Raises ValueError if it is no network."
+    net = call(user, function)
+    kind = type(net).__name__
+    if not callable(net): raise ValueError(f'{user.file}: {function}() gave {kind}, expected a network')
+    if isinstance(net, nn.Module):
+        with user.running(): net.to(device).eval().requires_grad_(False)
+    return net
+
 # %% ../../nbs/6_training/17_encoders.ipynb #567a7306
 def user_encoder(
     spec: str,  # 'FILE.py:FUNCTION'
@@ -39,11 +49,7 @@ def user_encoder(
     file, _, function = spec.rpartition(':')
     if not Path(file).is_file(): raise ValueError(f'{spec!r}: the file {file} does not exist')
     user = UserFile(file)
-    net = call(user, function)
-    kind = type(net).__name__
-    if not callable(net): raise ValueError(f'{file}: {function}() gave {kind}, expected a network')
-    if isinstance(net, nn.Module):
-        with user.running(): net.to(device).eval().requires_grad_(False)
+    net = _network(user, function, device)
     def run(images):
         with user.running(): return net(images)
     digest = sha256(user.path.read_bytes()).hexdigest()[:8]
@@ -79,23 +85,33 @@ def _as_imagenet(images):
     std = images.new_tensor(_STD)[:, None, None]
     return ((images + 1) / 2 - mean) / std
 
-# %% ../../nbs/6_training/17_encoders.ipynb #4d87f647
+# %% ../../nbs/6_training/17_encoders.ipynb #287628fe
+def _weights_file(model):
+    "Where torch keeps the weights of a model of torchvision. Raises ValueError if they are not there."
+    from torchvision.models import get_model_weights
+    try: url = get_model_weights(model).DEFAULT.url
+    except ValueError as e: raise ValueError(f'torchvision has no model {model!r}, such as resnet18') from e
+    file = url.rpartition('/')[2]
+    path = Path(torch.hub.get_dir(), 'checkpoints', file)
+    if path.is_file(): return path
+    raise ValueError(f'{path} does not exist; get {file} from {url} and put it there')
+
+# %% ../../nbs/6_training/17_encoders.ipynb #08ed258d
 def torchvision_encoder(
     model: str,  # such as 'resnet18'
     device: str,  # where it shall compute
 ) -> Encoder:
     "A network of torchvision. Raises ValueError for a name it does not know, or weights that are not there."
-    from torchvision.models import get_model, get_model_weights
-    try: url = get_model_weights(model).DEFAULT.url
-    except ValueError as e: raise ValueError(f'torchvision has no model {model!r}, such as resnet18') from e
-    file = url.rpartition('/')[2]
-    path = Path(torch.hub.get_dir(), 'checkpoints', file)
-    if not path.is_file(): raise ValueError(f'{path} does not exist; get {file} from {url} and put it there')
+    from torchvision.models import get_model
+    path = _weights_file(model)
     net = get_model(model, weights=None)
     net.load_state_dict(torch.load(path, 'cpu', weights_only=True))
     body = getattr(net, 'features', net)  # without the layers that classify, where they stand apart
     stages = Stages(body).to(device).eval().requires_grad_(False)
-    return Encoder(Path(file).stem, lambda images: stages(_as_imagenet(images.expand(-1, 3, -1, -1))))
+    def run(images):
+        colour = images.expand(-1, 3, -1, -1)
+        return stages(_as_imagenet(colour))
+    return Encoder(path.stem, run)
 
 # %% ../../nbs/6_training/17_encoders.ipynb #2438f95a
 def find_encoder(
@@ -133,6 +149,18 @@ def _spread(f):
 
 _ALIKE = 1e-2  # spread below which features say nothing
 
+# %% ../../nbs/6_training/17_encoders.ipynb #b67b209d
+def _sizes(maps):
+    "What an encoder gives of one image."
+    return [tuple(f.shape[1:]) for f in maps]
+
+def _passes_gradient(maps, x):
+    "Whether what an encoder gives depends on the images in a way that can be followed."
+    total = sum(f.sum() for f in maps)
+    if not total.requires_grad: return False
+    gradient, = torch.autograd.grad(total, x, allow_unused=True)
+    return gradient is not None and bool(gradient.any())
+
 # %% ../../nbs/6_training/17_encoders.ipynb #f8baa3ac
 def check_encoder(
     encoder: Encoder,  # to be used
@@ -144,13 +172,10 @@ def check_encoder(
     x = images[:half].clone().requires_grad_()
     maps = _maps(encoder, x)
     others = _maps(encoder, images[half:2 * half])
-    sizes = [[tuple(f.shape[1:]) for f in some] for some in (maps, others)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(f'{name}: gave {sizes[0]}, then {sizes[1]}, expected fixed sizes')
+    if _sizes(maps) != _sizes(others):
+        raise ValueError(f'{name}: gave {_sizes(maps)}, then {_sizes(others)}, expected fixed sizes')
     if not all(f.isfinite().all() for f in maps): raise ValueError(f'{name}: gave NaN or infinity')
     if max(_spread(f.detach()) for f in maps) < _ALIKE:
         raise ValueError(f'{name}: gave nearly the same for all images; it gets them in [-1, 1], '
                          'so rescale them inside if it expects another range')
-    total = sum(f.sum() for f in maps)
-    gradient = torch.autograd.grad(total, x, allow_unused=True)[0] if total.requires_grad else None
-    if gradient is None or not gradient.any(): raise ValueError(f'{name}: passes no gradient to the images')
+    if not _passes_gradient(maps, x): raise ValueError(f'{name}: passes no gradient to the images')

@@ -130,6 +130,22 @@ def _set_aside(out, step):
     with writing(result):
         if result.exists(): result.replace(out / f'result-{step}.json')
 
+# %% ../../nbs/6_training/11_fit.ipynb #5d72cdc7
+def _check_device(e):
+    "Raises RunError for a GPU that is not there."
+    on_gpu = torch.device(e.record.device).type == 'cuda'
+    if on_gpu and not torch.cuda.is_available():
+        raise RunError('this machine has no CUDA device; use --device cpu')
+
+# %% ../../nbs/6_training/11_fit.ipynb #405a2664
+def _check_data(e, data):
+    "Raises ValueError for data that an experiment cannot learn from."
+    n = len(data.train)
+    if n < 2: raise ValueError(f'{e.data} has {n} training sample, expected 2 or more')
+    if e.optim.flip and data.kind != 'images':
+        raise ValueError(f'flip mirrors images, got {data.kind}; use --no-flip')
+    monitored_metric(e, data)
+
 # %% ../../nbs/6_training/11_fit.ipynb #00558a15
 def check_experiment(
     e: Experiment,  # about to be trained
@@ -137,14 +153,8 @@ def check_experiment(
 ) -> tuple[Data, TrainState]:  # its data, and its networks freshly initialised
     "Loads and builds all that training needs. Raises ValueError, RunError for what cannot be trained."
     samples = load(e.data) if data is None else from_memory(data)
-    on_gpu = torch.device(e.record.device).type == 'cuda'
-    if on_gpu and not torch.cuda.is_available():
-        raise RunError('this machine has no CUDA device; use --device cpu')
-    n = len(samples.train)
-    if n < 2: raise ValueError(f'{e.data} has {n} training sample, expected 2 or more')
-    if e.optim.flip and samples.kind != 'images':
-        raise ValueError(f'flip mirrors images, got {samples.kind}; use --no-flip')
-    monitored_metric(e, samples)
+    _check_device(e)
+    _check_data(e, samples)
     t = TrainState(e, samples.shape)
     prepare_encoder(t, samples)
     return samples, t

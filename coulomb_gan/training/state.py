@@ -64,7 +64,6 @@ class TrainState:
         self.experiment = experiment
         self.on_gpu = torch.device(record.device).type == 'cuda'
 
-        # networks
         self.g, self.d = _pair(experiment, shape)
         self.coupled = self.d is not None and couples_samples(self.d)
         objective.check(self.coupled)
