@@ -147,6 +147,7 @@ def _spread(f):
     size = f.square().mean().sqrt()
     return (f.std(0).square().mean().sqrt() / size).nan_to_num(0.)
 
+# %% ../../nbs/6_training/17_encoders.ipynb #954ad354
 _ALIKE = 1e-2  # spread below which features say nothing
 
 # %% ../../nbs/6_training/17_encoders.ipynb #b67b209d
@@ -154,6 +155,7 @@ def _sizes(maps):
     "What an encoder gives of one image."
     return [tuple(f.shape[1:]) for f in maps]
 
+# %% ../../nbs/6_training/17_encoders.ipynb #79848067
 def _passes_gradient(maps, x):
     "Whether what an encoder gives depends on the images in a way that can be followed."
     total = sum(f.sum() for f in maps)
