@@ -133,8 +133,9 @@ def find_encoder(
 def _maps(encoder, images):
     "What an encoder gives, as a list. Raises ValueError unless it is tensors, one row an image."
     found = encoder(images)
-    maps = [found] if isinstance(found, Tensor) else found
-    for f in maps if isinstance(maps, (list, tuple)) else [maps]:
+    maps = found if isinstance(found, (list, tuple)) else [found]
+    if not maps: raise ValueError(f'{encoder.name}: gave no features')
+    for f in maps:
         fits = isinstance(f, Tensor) and f.ndim in (2, 4) and len(f) == len(images)
         if fits: continue
         got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
