@@ -1,12 +1,15 @@
 """Everything an accelerator is needed for, in one command; each part leaves its result in OUT as soon as it has it.
 
-    python benchmarks/gpu.py OUT --faces FACES.tar [--features FILE.py:NAME]
-                             [--parts tests,step,sums,candidates,train,measure,pack]
+    python benchmarks/gpu.py OUT --faces FACES.tar [--features FILE.py:NAME] [--encoder SPEC]
+                             [--parts fields,tests,step,sums,candidates,train,measure,pack]
                              [--minutes PART=MINUTES ...]
                              [--samples N] [--part-mib 16] [--OPTION VALUE ...]
 
 | part       | what it does                                                            | leaves             |
 |------------|-------------------------------------------------------------------------|--------------------|
+| fields     | with --encoder: learned, exact, in features and drifting, on faces at   | fields/, run       |
+|            | 64x64 with the paper's networks, its minutes shared out; with           | folders;           |
+|            | --features the Fréchet distance of each                                 | fields.txt         |
 | tests      | the tests that need a GPU                                               | tests.txt          |
 | step       | benchmarks/step.py at 32 and 64 pixels, with its check against float64  | step.txt           |
 | sums       | benchmarks/streaming.py: sums over pairs, with Triton, cdist and KeOps  | sums.txt           |
@@ -15,11 +18,11 @@
 |            | minute an evaluation: energy, samples, checkpoint                       | folder; train.txt  |
 | measure    | the diagnostics of equilibrium at held-out faces; with --features the   | measure.txt        |
 |            | Fréchet distance to held-out faces and its finite-sample bias           |                    |
-| pack       | the run folder with an inference checkpoint, split into parts           | celeba.tgz.00, ... |
+| pack       | the run folders with an inference checkpoint, split into parts          | runs.tgz.00, ...   |
 
 A part that fails or runs out of its minutes says so in its file, and the next one begins. FACES.tar holds any number of
 pictures; a tenth is held out. Further options are those of `coulomb-gan train celeba`. To render the report elsewhere:
-`cat celeba.tgz.* | tar xz`, prepare the same pictures there, and `coulomb-gan evaluate celeba --data FOLDER`.
+`cat runs.tgz.* | tar xz`, prepare the same pictures there, and `coulomb-gan evaluate celeba --data FOLDER`.
 """
 import io
 import subprocess
@@ -41,6 +44,7 @@ from coulomb_gan.metrics.frechet import save_statistics, statistics
 from coulomb_gan.reporting.cli_options import GroupedCommand, setting_options
 from coulomb_gan.reporting.compare import affordable
 from coulomb_gan.reporting.reproduce import evaluate_run
+from coulomb_gan.training.feature_methods import feature_methods
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment
@@ -48,7 +52,7 @@ from coulomb_gan.training.run_folder import environment, newest_checkpoint, read
 from coulomb_gan.training.state import inference_checkpoint
 
 HERE = Path(__file__).resolve().parent
-MINUTES = {'tests': 2., 'step': 1., 'sums': 1., 'candidates': 1.5, 'train': 2., 'measure': 1., 'pack': .5}  # nine
+MINUTES = {'fields': 4., 'tests': 2., 'step': 1., 'sums': 1., 'candidates': 1.5, 'train': 2., 'measure': 1., 'pack': .5}
 GPU_TESTS = ('training/test_gpu.py', 'training/test_fused.py', 'training/test_candidates.py',
              'field/test_fused_sums.py')
 KEPT = 10_000  # held-out faces whose features are kept
@@ -69,6 +73,10 @@ class Plan:
     def run(self):
         "The run folder."
         return self.out / 'celeba'
+    @property
+    def data(self):
+        "The prepared faces."
+        return self.out / 'data'
 
 
 # --- tests, step, sums, candidates: programs of their own ---------------------------------------------------------
@@ -115,6 +123,27 @@ def candidates(plan):
     program(plan.minutes['candidates'], HERE / 'candidates.py', '--device', plan.device, '--seconds', .3, *sizes)
 
 
+# --- fields: runs in pixels and in features -----------------------------------------------------------------------
+
+def prepared(plan):
+    "Prepares the faces, once."
+    manifest = prepare(plan.faces, plan.data, 64, progress=False)
+    print(manifest['count'], 'faces')
+
+
+def fields(plan):
+    "The methods of `compare celeba --methods features`, for equal times, each measured if there is a network for it."
+    prepared(plan)
+    options = {'precision': 'bfloat16', **plan.options, 'data': str(plan.data), 'device': plan.device}
+    rows = feature_methods('celeba', **options)
+    seconds = 60 * plan.minutes['fields'] / len(rows)
+    for row, e in rows.items():
+        steps = affordable(e, seconds)
+        run = fit(e.changed(steps=steps, eval_every=max(1, steps // 4)), plan.out / 'fields' / row, progress=False)
+        print(f'{row}: {steps:,} steps, F {run.metrics[-1]["energy"]:.5f}')
+        if plan.features: print(summary(measured(plan, run.out)))
+
+
 # --- train, measure, pack -----------------------------------------------------------------------------------------
 
 def cadence(e, run, minutes):
@@ -129,11 +158,10 @@ def cadence(e, run, minutes):
 
 def train(plan):
     "Prepares the faces and trains, or goes on."
-    data = plan.out / 'data'
-    manifest = prepare(plan.faces, data, 64, progress=False)
-    print(manifest['count'], 'faces')
+    prepared(plan)
     options = {'precision': 'bfloat16', **plan.options}
-    e = experiment('celeba', **options).changed(data=str(data), device=plan.device)
+    options.pop('encoder', None)  # of the fields
+    e = experiment('celeba', **options).changed(data=str(plan.data), device=plan.device)
     steps, eval_every = cadence(e, plan.run, plan.minutes['train'])
     run = fit(e.changed(steps=steps, eval_every=eval_every), plan.run)
     for line in run.metrics:
@@ -141,33 +169,44 @@ def train(plan):
         print(f'step {line["step"]:,}: F {line["energy"]:.5f} after {line["seconds"]:.0f} seconds')
 
 
+def measured(plan, run):
+    "A run against the held-out faces."
+    extractor = load_extractor(plan.features, plan.device)
+    reference = plan.out / 'held-out.npz'
+    if not reference.exists():
+        held_out = load_run(run, plan.device).data.test
+        real = statistics(features(extractor, held_out), keep=KEPT)
+        save_statistics(reference, real)
+    return evaluate_run(run, extractor, reference, plan.samples, progress=False)
+
+
 def measure(plan):
     "The diagnostics, and the Fréchet distance if there is a network for it."
     run = load_run(plan.run, plan.device)
     held_out = run.data.test
     print(run.diagnose(run.data.floats(held_out)))
-    if not plan.features: return
-    extractor = load_extractor(plan.features, plan.device)
-    reference = plan.out / 'held-out.npz'
-    real = statistics(features(extractor, held_out), keep=KEPT)
-    save_statistics(reference, real)
-    found = evaluate_run(plan.run, extractor, reference, plan.samples, progress=False)
-    print(summary(found))
+    if plan.features: print(summary(measured(plan, plan.run)))
+
+
+def add_run(archive, run, plan):
+    "A run folder, with an inference checkpoint in place of its checkpoints."
+    name = run.relative_to(plan.out)
+    for path in sorted(run.rglob('*')):
+        hidden = path.name.startswith('.')
+        if hidden or path.suffix == '.pt' or not path.is_file(): continue
+        archive.add(path, path.relative_to(plan.out))
+    saved = newest_checkpoint(run)
+    small = plan.out / 'small.pt'
+    save_checkpoint(small, inference_checkpoint(saved))
+    archive.add(small, name / 'checkpoints' / f'{saved["progress"]["step"]}.pt')
+    small.unlink()
 
 
 def packed(plan):
-    "The run folder as a compressed tar, with an inference checkpoint in place of its checkpoints."
+    "All run folders as a compressed tar."
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode='w:gz', compresslevel=1) as archive:
-        for path in sorted(plan.run.rglob('*')):
-            hidden = path.name.startswith('.')
-            if hidden or path.suffix == '.pt' or not path.is_file(): continue
-            archive.add(path, path.relative_to(plan.out))
-        saved = newest_checkpoint(plan.run)
-        small = plan.out / 'small.pt'
-        save_checkpoint(small, inference_checkpoint(saved))
-        archive.add(small, Path(plan.run.name, 'checkpoints', f'{saved["progress"]["step"]}.pt'))
-        small.unlink()
+        for config in sorted(plan.out.rglob('config.json')): add_run(archive, config.parent, plan)
     return buffer.getvalue()
 
 
@@ -175,14 +214,14 @@ def pack(plan):
     "The packed run in parts that can be sent."
     data = packed(plan)
     size = int(plan.part_mib * 2**20)
-    for part in plan.out.glob(f'{plan.run.name}.tgz.*'): part.unlink()  # of an earlier call
+    for part in plan.out.glob('runs.tgz.*'): part.unlink()  # of an earlier call
     for number, first in enumerate(range(0, len(data), size)):
-        write_whole(plan.out / f'{plan.run.name}.tgz.{number:02}', data[first:first + size])
+        write_whole(plan.out / f'runs.tgz.{number:02}', data[first:first + size])
     print(f'{len(data) / 2**20:.1f} MiB in parts of {plan.part_mib:g}')
 
 
-PARTS = {'tests': tests, 'step': step, 'sums': sums, 'candidates': candidates, 'train': train, 'measure': measure,
-         'pack': pack}
+PARTS = {'fields': fields, 'tests': tests, 'step': step, 'sums': sums, 'candidates': candidates, 'train': train,
+         'measure': measure, 'pack': pack}
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -231,8 +270,10 @@ def main(out, faces, features, samples, parts, minutes, part_mib, **options):
     "All parts that were asked for, one after the other."
     names = parts.split(',')
     check_parts(names)
-    if 'train' in names and not faces: raise click.UsageError('train needs --faces, a tar of pictures')
+    needy = {'fields', 'train'} & {*names}
+    if needy and not faces: raise click.UsageError(f'{", ".join(needy)} needs --faces, a tar of pictures')
     given = {name: value for name, value in options.items() if value is not None}
+    if 'encoder' not in given: names = [name for name in names if name != 'fields']  # which see through one
     device = given.pop('device', 'cuda')
     if device != 'cpu' and not torch.cuda.is_available():
         raise click.UsageError('this machine has no CUDA device; use --device cpu')

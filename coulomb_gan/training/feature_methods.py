@@ -41,7 +41,7 @@ def feature_methods(
     found = {
         'coulomb': experiment(name, objective='coulomb', **base),
         'coulomb-tuned': experiment(name, objective='coulomb', **(OURS | LEARNED | base)),
-        'exact-force': experiment(name, objective='exact-force', charges=128, self_term=0., **ours)}
+        'exact-force': experiment(name, objective='exact-force', self_term=0., **({'charges': 128} | ours))}
     for spec in encoder.split(','):
         for row, objective in (('features', 'exact-force-features'), ('drifting', 'drifting')):
             found[f'{row}-{_label(spec)}'] = experiment(name, objective=objective, encoder=spec, **ours)
