@@ -163,7 +163,9 @@ class FeatureForce(Objective):
     def __post_init__(self):
         super().__post_init__()
         _numbers(self.widths)
-        _names(self.heads)
+        names = _names(self.heads)
+        if self.encoder and not OF_MAPS.keys() & {*names}:
+            raise ValueError(f'the heads {self.heads} do not read the encoder; add one of {", ".join(OF_MAPS)}')
     def n_real(self, batch): return batch + self.charges
     def start(self, shape, device): return {'squared_force': torch.full((), torch.inf, device=device)}
     def features(self,

@@ -51,7 +51,7 @@ def feature_methods(
 VARIATIONS: dict[str, dict[str, Any]] = {  # row -> what it changes
     'base': {},
     'no-patches': {'heads': 'mean,std,cells'},
-    'patches-only': {'heads': 'patches'},
+    'patches-only': {'heads': 'patches', 'encoder': ''},
     'pixels-for-patches': {'heads': 'mean,std,cells,pixels'},
     'no-cells': {'heads': 'mean,std,patches'},
     'no-encoder': {'encoder': ''},
