@@ -9,7 +9,7 @@ import torch
 
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.files import RunError
-from coulomb_gan.metrics.feature_extractors import FeatureExtractor
+from coulomb_gan.metrics.feature_extractors import FeatureExtractor, load_extractor
 from coulomb_gan.metrics.ngrams import jsds
 from coulomb_gan.metrics.registry import LINES
 from coulomb_gan.reporting import compare as compare_module
@@ -240,3 +240,57 @@ def test_steps_that_fit_into_a_time(objective, seconds, monkeypatch):
     monkeypatch.setattr('time.perf_counter', itertools.count(1, .25).__next__)
     e = experiment('tiny', objective=objective, data='mixture', steps=3)
     assert affordable(e, seconds) == max(1, int(seconds * 7 * ROUND / 2.25))
+
+
+# --- fields in feature space --------------------------------------------------------------------------------------
+
+ENCODERS = """
+from torch.nn.functional import avg_pool2d
+def coarse(): return lambda images: avg_pool2d(images, 4)
+def pooled(): return lambda images: avg_pool2d(images.float(), 16).flatten(1)
+"""
+
+
+@pytest.fixture
+def tiny_images(place):
+    "The options of tiny runs on random images of 32 pixels, and a user's file beside them"
+    fill(place / 'raw', 60)
+    prepare(place / 'raw', place / 'cifar10', 32, upscale=True, progress=False)
+    (place / 'own.py').write_text(ENCODERS)
+    return dict(narrower=32, data='cifar10', steps=2, batch=4, charges=8, eval_samples=8)
+
+
+def test_fields_are_compared_in_a_space_that_none_has_seen_and_marked_in_the_other(tiny_images, monkeypatch):
+    monkeypatch.setattr(compare_module, 'execute', not_rendered)
+    (Path('other.py')).write_text(ENCODERS)
+    experiments = planned('cifar10', ['features'], encoder='own.py:coarse', **tiny_images)
+    extractors = [load_extractor(f'{file}.py:pooled') for file in ('own', 'other')]
+    compare(experiments, Path('runs'), seeds=1, progress=False, extractors=extractors, samples=24)
+    runs = compared_runs('runs')
+    assert {*runs} == {'coulomb', 'coulomb-tuned', 'exact-force', 'features-own-coarse', 'drifting-own-coarse'}
+    y = runs['coulomb'][0].data.floats(runs['coulomb'][0].data.test)
+    numbers = {key: {'0': compared_numbers(seeds[0], seeds[0].sample(8), y, {})} for key, seeds in runs.items()}
+    trained = {key for key, found in numbers.items() if 'trained in own-pooled' in found['0']}
+    assert trained == {'features-own-coarse', 'drifting-own-coarse'}
+    assert not any('trained in other-pooled' in found['0'] for found in numbers.values())
+    rows = {line.split(' | ')[0].strip('| '): line for line in comparison_table(numbers).splitlines() if line.startswith('| ')}
+    assert '†' in rows['features-own-coarse'] and '†' not in rows['exact-force']
+    assert len([*Path('data/features').glob('own-coarse-*.npy')]) == 1      # both rows read one file
+
+
+def test_the_ablation_trains_each_row(tiny_images):
+    experiments = planned('cifar10', ['feature-ablation'], encoder='own.py:coarse', **tiny_images | dict(charges=6))
+    ends = {}
+    for row, e in experiments.items():
+        if e.objective.n_real(4) > 54: continue      # there are 54 images
+        ends[row] = fit(e, Path('runs', row), progress=False).sample(4)
+    assert {*experiments} - {*ends} == {'real-512', 'real-2048'}
+    for one, other in itertools.combinations(ends, 2): assert not torch.equal(ends[one], ends[other]), (one, other)
+
+
+@pytest.mark.parametrize('methods, options, message', [
+    (['features'], {}, 'name it with --encoder'), (['features', 'coulomb'], dict(encoder='own.py:coarse'), 'there is no method'),
+    (['features'], dict(encoder='own.py:coarse', heads='mean'), 'heads is not for'),
+    (['feature-ablation'], dict(encoder='own.py:coarse', eps=2.), 'eps is not for')], ids=str)
+def test_sets_of_fields_refuse_what_they_cannot_use(methods, options, message):
+    with pytest.raises(ValueError, match=message): planned('cifar10', methods, **options)
