@@ -148,7 +148,7 @@ def _names(text):
 @dataclass(frozen=True)
 class FeatureForce(Objective):
     "A generator that follows the exact force between features; there is no discriminator."
-    encoder: str = ''  # FILE.py:FUNCTION, torchvision:NAME or the folder of an encoder; empty: the samples
+    encoder: str = ''  # FILE.py:FUNCTION, torchvision:NAME, digits, or an encoder's folder; empty: identity
     heads: str = 'mean,std,cells,patches'  # some of mean, std, cells, locations of maps, and patches, pixels
     field: str = 'plummer'  # between features: 'plummer', 'gaussian', 'laplace' or 'mean-shift'
     d: float = 1.  # exponent of the Plummer field (P5), of no other

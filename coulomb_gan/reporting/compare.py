@@ -55,13 +55,14 @@ def _steps_of(objective, usual):
 def affordable(
     e: Experiment,  # what is to run
     seconds: float,  # for training alone
+    progress: bool = False,  # show a bar where features of real images are computed first
 ) -> int:  # at least 1
     "Steps that fit into a time, by the clock over two seconds of them, once the step has its lasting form."
     data = load(e.data)
     t = TrainState(e, data.shape)
     step = GraphedStep(t)
     prepare_encoder(t, data)
-    real = training_samples(t, data)
+    real = training_samples(t, data, progress)
     started, before = None, 0
     while started is None or time.perf_counter() < started + 2:
         for _ in range(ROUND):
@@ -129,7 +130,7 @@ def compare(
 
     for key, e in experiments.items():
         steps = e.optim.steps
-        if seconds: steps = _chosen(Path(out, f'{key}-0')) or affordable(e, seconds)
+        if seconds: steps = _chosen(Path(out, f'{key}-0')) or affordable(e, seconds, progress)
         eval_every = min(e.record.eval_every, max(1, steps // 10))
         e = e.changed(steps=steps, eval_every=eval_every)
         for seed in range(seeds):

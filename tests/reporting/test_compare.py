@@ -102,7 +102,7 @@ def test_a_comparison_goes_on_with_the_steps_it_had_chosen(compared, monkeypatch
     before = files(compared)
     compare(planned('tiny', ['exact-force', 'coulomb'], data='mixture'), compared, seeds=2, seconds=5., progress=False)
     assert files(compared) == before
-    monkeypatch.setattr(compare_module, 'affordable', lambda e, seconds: int(seconds))
+    monkeypatch.setattr(compare_module, 'affordable', lambda e, seconds, progress: int(seconds))
     compare(planned('tiny', ['non-saturating'], data='mixture'), compared, seeds=1, seconds=5., progress=False)
     assert compared_runs(compared)['non-saturating'][0].state.progress.step == 5
 

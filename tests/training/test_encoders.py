@@ -66,7 +66,7 @@ def test_a_users_network_is_frozen(place):
 @pytest.mark.parametrize('spec, message', [
     ('nothing.py:f', 'the file nothing.py does not exist'), ('nowhere', 'expected FILE.py:FUNCTION, torchvision:NAME'),
     ('torchvision:resnet', "torchvision has no model 'resnet'"), ('torchvision:resnet18', 'resnet18-.* does not exist; get'),
-    ('digits', 'expected FILE.py:FUNCTION')])
+    ('digit', 'expected FILE.py:FUNCTION')])
 def test_an_encoder_there_is_not_is_one_line(spec, message, place, monkeypatch):
     monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(place))
     with pytest.raises(ValueError, match=message) as caught: find_encoder(spec, 'cpu')
