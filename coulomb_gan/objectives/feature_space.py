@@ -165,7 +165,8 @@ class FeatureForce(Objective):
         _numbers(self.widths)
         names = _names(self.heads)
         if self.encoder and not OF_MAPS.keys() & {*names}:
-            raise ValueError(f'the heads {self.heads} do not read the encoder; add one of {", ".join(OF_MAPS)}')
+            needed = ', '.join(OF_MAPS)
+            raise ValueError(f'the heads {self.heads} do not read the encoder; add one of {needed}')
     def n_real(self, batch): return batch + self.charges
     def start(self, shape, device): return {'squared_force': torch.full((), torch.inf, device=device)}
     def features(self,
