@@ -133,7 +133,7 @@ def mixed(
     generator: Generator,  # of which ones
     other: Tensor,  # images to replace them by, `(n_other, c, h, w)`, `level n` of them or more
 ) -> Tensor:
-    "Images mixed with others, none of them twice. Raises ValueError if there are too few, or of another shape."
+    "Images mixed with others, none twice. Raises ValueError if there are too few, or of another shape."
     count = round(level * len(images))
     if other.shape[1:] != images.shape[1:] or len(other) < count:
         got = tuple(other.shape)
@@ -189,13 +189,14 @@ def disturbed_distances(
     other: Tensor | None = None,  # images of another set, `3/4 n` or more; None: that disturbance is left out
     seed: int = 0,  # of every disturbance
 ) -> dict[str, Growth]:  # by name of the disturbance
-    "The Fréchet distance at every level of every disturbance."
+    "The Fréchet distance at every level of every disturbance; takes the memory of all images as floats."
     x = to_float(images)
     clean = _distance(extractor, x, real)
     found = {}
     for name, kind in DISTURBANCES.items():
-        if kind.needs_other and other is None: continue
-        extra = [to_float(other)] if kind.needs_other else []
+        if not kind.needs_other: extra = []
+        elif other is None: continue
+        else: extra = [to_float(other)]
         distances = [clean]
         for level in kind.levels:
             generator = Generator().manual_seed(seed)
@@ -210,7 +211,7 @@ def order_agreement(
     found: dict[str, Growth],  # from `disturbed_distances`
 ) -> float:  # in [0, 1]; 1/2 by chance
     "Share of pairs of disturbed sets whose distances stand in the order of the published FIDs."
-    both = []
+    both: list[tuple[float, float]] = []
     for name, growth in found.items():
         both += zip(growth.distances[1:], DISTURBANCES[name].published)
     agree = [(d - e) * (p - q) > 0 for (d, p), (e, q) in combinations(both, 2)]
