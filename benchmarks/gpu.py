@@ -52,7 +52,7 @@ from coulomb_gan.training.run_folder import environment, newest_checkpoint, read
 from coulomb_gan.training.state import inference_checkpoint
 
 HERE = Path(__file__).resolve().parent
-MINUTES = {'fields': 4., 'tests': 2., 'step': 1., 'sums': 1., 'candidates': 1.5, 'train': 2., 'measure': 1., 'pack': .5}
+MINUTES = {'fields': 3., 'tests': 1.5, 'step': .5, 'sums': .5, 'candidates': .5, 'train': 1.5, 'measure': 1., 'pack': .5}
 GPU_TESTS = ('training/test_gpu.py', 'training/test_fused.py', 'training/test_candidates.py',
              'field/test_fused_sums.py')
 KEPT = 10_000  # held-out faces whose features are kept

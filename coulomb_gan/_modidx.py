@@ -1573,6 +1573,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                            'coulomb_gan/reporting/compare.py'),
                                                'coulomb_gan.reporting.compare._measure': ( '7_reporting/compare.html#_measure',
                                                                                            'coulomb_gan/reporting/compare.py'),
+                                               'coulomb_gan.reporting.compare._seconds': ( '7_reporting/compare.html#_seconds',
+                                                                                           'coulomb_gan/reporting/compare.py'),
                                                'coulomb_gan.reporting.compare._steps_of': ( '7_reporting/compare.html#_steps_of',
                                                                                             'coulomb_gan/reporting/compare.py'),
                                                'coulomb_gan.reporting.compare.affordable': ( '7_reporting/compare.html#affordable',

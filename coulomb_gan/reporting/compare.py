@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from ..data.catalogue import load
 from ..metrics.feature_extractors import FeatureExtractor
 from .render import copy_report, execute, notebook
@@ -51,28 +52,36 @@ def _steps_of(objective, usual):
         if left >= 0: made += 1
     return max(1, made)
 
+# %% ../../nbs/7_reporting/04_compare.ipynb #2d73339d
+def _seconds(device):
+    "A clock: seconds of a GPU's wall, of a processor those that this process computes for, over its threads."
+    if torch.device(device).type == 'cuda': return time.perf_counter
+    threads = torch.get_num_threads()
+    return lambda: time.process_time() / threads
+
 # %% ../../nbs/7_reporting/04_compare.ipynb #85ea381e
 def affordable(
     e: Experiment,  # what is to run
     seconds: float,  # for training alone
     progress: bool = False,  # show a bar where features of real images are computed first
 ) -> int:  # at least 1
-    "Steps that fit into a time, by the clock over two seconds of them, once the step has its lasting form."
+    "Steps that fit into a time, by two seconds of them, once the step has its lasting form."
+    clock = _seconds(e.record.device)
     data = load(e.data)
     t = TrainState(e, data.shape)
     step = GraphedStep(t)
     prepare_encoder(t, data)
     real = training_samples(t, data, progress)
     started, before = None, 0
-    while started is None or time.perf_counter() < started + 2:
+    while started is None or clock() < started + 2:
         for _ in range(ROUND):
             loss_d, _ = step(draw_real(t, real))
         loss_d.item()  # waits for a GPU
         if started is None and _lasting(step):
-            started = time.perf_counter()
+            started = clock()
             before = t.progress.step
     steps = t.progress.step - before
-    rate = steps / (time.perf_counter() - started)
+    rate = steps / (clock() - started)
     return _steps_of(e.objective, seconds * rate)
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #65ff4501

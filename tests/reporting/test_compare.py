@@ -236,8 +236,9 @@ def test_interval_is_that_of_students_distribution():
 @pytest.mark.parametrize('objective', ['coulomb', 'exact-force', 'wgan-gp'])
 @pytest.mark.parametrize('seconds', [1e-9, 9, 18])
 def test_steps_that_fit_into_a_time(objective, seconds, monkeypatch):
-    "By a clock that moves on by a quarter of a second at each reading: seven rounds in two seconds, the last read at 2.25"
-    monkeypatch.setattr('time.perf_counter', itertools.count(1, .25).__next__)
+    "By a clock of one thread that moves on by a quarter of a second at each reading: seven rounds in two seconds, the last read at 2.25"
+    monkeypatch.setattr('time.process_time', itertools.count(1, .25).__next__)
+    monkeypatch.setattr(torch, 'get_num_threads', lambda: 1)
     e = experiment('tiny', objective=objective, data='mixture', steps=3)
     assert affordable(e, seconds) == max(1, int(seconds * 7 * ROUND / 2.25))
 

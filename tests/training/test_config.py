@@ -57,7 +57,7 @@ PENALTY = {
 }
 IN_FEATURES = {
     'encoder': Change('ENCODER', 'weights'),
-    'heads': Change('patches', 'weights'),
+    'heads': Change('mean,patches', 'weights'),
     'field': Change('gaussian', 'weights'),
     'd': Change(3., 'weights', dict(field='plummer')),
     'widths': Change('0.5', 'weights'),
