@@ -19,7 +19,7 @@ RECORDS = [*(('Networks', f'--networks {name}', record) for name, record in NETW
            *(('Objective', f'--objective {name}', record) for name, record in OBJECTIVES.items()),
            ('Optimisation', '', Optimisation), ('Record', '', Record)]      # section, how it is chosen, fields
 FIELDS = [(section, chosen, flat, record) for section, chosen, record in RECORDS for flat in flat_fields(record)]
-TEXTS = dict(device='cuda', monitor='ngrams')      # another value, where any text may stand
+TEXTS = dict(device='cuda', monitor='ngrams', encoder='digits', heads='mean,std', widths='0.5')      # another value of a text
 
 
 def flag(name): return '--' + name.replace('_', '-')
