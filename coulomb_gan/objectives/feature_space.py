@@ -169,12 +169,15 @@ class FeatureForce(Objective):
             raise ValueError(f'the heads {self.heads} do not read the encoder; add one of {needed}')
     def n_real(self, batch): return batch + self.charges
     def start(self, shape, device): return {'squared_force': torch.full((), torch.inf, device=device)}
-    def features(self,
-        x: Tensor,  # samples `(n, *shape)`
-        encoder: Callable | None,  # the network that `encoder` names
-    ) -> list[Tensor]:  # of each head `(L, n, C)`
-        "What is compared of samples. Raises ValueError as `head_features`."
-        return head_features(x, encoder, _names(self.heads))
+
+# %% ../../nbs/2_objectives/12_feature_space.ipynb #b4bf9e06
+@patch
+def features(self: FeatureForce,
+    x: Tensor,  # samples `(n, *shape)`
+    encoder: Callable | None,  # the network that `encoder` names
+) -> list[Tensor]:  # of each head `(L, n, C)`
+    "What is compared of samples. Raises ValueError as `head_features`."
+    return head_features(x, encoder, _names(self.heads))
 
 # %% ../../nbs/2_objectives/12_feature_space.ipynb #936152fd
 @patch
