@@ -179,4 +179,4 @@ def test_a_second_call_only_reports(called):
     found = check_result(page)['metrics']
     # ten float32 shares
     assert len(found['class_frequencies']) == 10 and sum(found['class_frequencies']) == pytest.approx(1, abs=1e-6)
-    assert {'frechet', 'bias', 'n', 'accuracy'} == found['digits-classifier-64'].keys()
+    assert {'frechet', 'bias', 'n', 'accuracy', 'trained_in'} == found['digits-classifier-64'].keys()
