@@ -39,8 +39,7 @@ import torch
 
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.files import write_whole
-from coulomb_gan.metrics.feature_extractors import features, load_extractor, summary
-from coulomb_gan.metrics.frechet import save_statistics, statistics
+from coulomb_gan.metrics.feature_extractors import load_extractor, reference, summary
 from coulomb_gan.reporting.cli_options import GroupedCommand, setting_options
 from coulomb_gan.reporting.compare import affordable
 from coulomb_gan.reporting.reproduce import evaluate_run
@@ -172,12 +171,10 @@ def train(plan):
 def measured(plan, run):
     "A run against the held-out faces."
     extractor = load_extractor(plan.features, plan.device)
-    reference = plan.out / 'held-out.npz'
-    if not reference.exists():
-        held_out = load_run(run, plan.device).data.test
-        real = statistics(features(extractor, held_out), keep=KEPT)
-        save_statistics(reference, real)
-    return evaluate_run(run, extractor, reference, plan.samples, progress=False)
+    held_out = load_run(run, plan.device).data.test
+    reference(extractor, held_out, plan.out, key='held-out', keep=KEPT)
+    file = plan.out / f'{extractor.name}-held-out.npz'
+    return evaluate_run(run, extractor, file, plan.samples, progress=False)
 
 
 def measure(plan):

@@ -116,11 +116,15 @@ def head_force(
     "The force of one head, in units of its mean distance."
     r_xy, r_xx = _distances(x, y)
     unit = r_xy.mean().clamp_min(1e-30)
+    r_xy = r_xy / unit
+    r_xx = r_xx / unit
+    x = x / unit
+    y = y / unit
     total = torch.zeros_like(x)
     squared = torch.zeros_like(unit)
     for width in widths:
-        w_xy, w_xx = pair_weights(field, r_xy / unit, r_xx / unit, width, d)
-        v = weighted_force(x / unit, y / unit, w_xy, w_xx)
+        w_xy, w_xx = pair_weights(field, r_xy, r_xx, width, d)
+        v = weighted_force(x, y, w_xy, w_xx)
         of_width = v.square().sum(-1).mean()
         squared += of_width / len(widths)
         if unit_size: v = v / of_width.sqrt().clamp_min(1e-30)

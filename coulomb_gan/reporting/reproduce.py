@@ -24,7 +24,7 @@ from ..training.config import Experiment
 from ..training.fit import check_experiment, fit
 from ..training.loading import Run, load_run
 from ..training.presets import experiment
-from ..training.run_folder import read_config
+from ..training.stored_features import encoder_of_run
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #1606d165
 def reported_run(
@@ -167,8 +167,7 @@ def trained_in(
     if '.py:' in spec:
         file = Path(spec.rpartition(':')[0]).stem
         return extractor.name.startswith(f'{file}-')
-    environment = read_config(run.out).get('environment', {})
-    return extractor.name == environment.get('encoder')
+    return extractor.name == encoder_of_run(run.out)
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #7e7bf073
 def evaluate_run(

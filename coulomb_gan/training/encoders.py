@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from ..data.datasets import digits
 from ..metrics.digits_classifier import DigitsClassifier, train_classifier
+from ..metrics.feature_extractors import load_extractor
 from .train_encoder import load_encoder
-from ..user_code import UserFile, call
 
 # %% ../../nbs/6_training/17_encoders.ipynb #3ddb60fc
 @dataclass(frozen=True)
@@ -33,30 +33,17 @@ class Encoder:
         "What the network gives."
         return self.net(images)
 
-# %% ../../nbs/6_training/17_encoders.ipynb #15c98243
-def _network(user, function, device):
-    "What a user's function returns, on a device, its weights frozen. Raises ValueError if it is no network."
-    net = call(user, function)
-    kind = type(net).__name__
-    if not callable(net): raise ValueError(f'{user.file}: {function}() gave {kind}, expected a network')
-    if isinstance(net, nn.Module):
-        with user.running(): net.to(device).eval().requires_grad_(False)
-    return net
-
 # %% ../../nbs/6_training/17_encoders.ipynb #567a7306
 def user_encoder(
     spec: str,  # 'FILE.py:FUNCTION'
     device: str,  # where it shall compute
 ) -> Encoder:
     "What FUNCTION() in a user's file returns. Raises ValueError if there is none, or it fails."
-    file, _, function = spec.rpartition(':')
+    file, *_ = spec.rpartition(':')
     if not Path(file).is_file(): raise ValueError(f'{spec!r}: the file {file} does not exist')
-    user = UserFile(file)
-    net = _network(user, function, device)
-    def run(images):
-        with user.running(): return net(images)
-    digest = sha256(user.path.read_bytes()).hexdigest()[:8]
-    return Encoder(f'{Path(file).stem}-{function}-{digest}', run)
+    found = load_extractor(spec, device)
+    digest = sha256(Path(file).read_bytes()).hexdigest()[:8]
+    return Encoder(f'{found.name}-{digest}', found.net)
 
 # %% ../../nbs/6_training/17_encoders.ipynb #2032cb61
 class Stages(nn.Module):

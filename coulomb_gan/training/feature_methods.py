@@ -21,6 +21,11 @@ LEARNED: dict[str, Any] = {'lr_g': 5e-4, 'lr_d': 1e-3}  # rates of the learned f
 # %% ../../nbs/6_training/19_feature_methods.ipynb #81a2cbaa
 CONSTANT: dict[str, Any] = {'decay': 'none'}  # rates of all rows: a minute has no plateaus
 
+# %% ../../nbs/6_training/19_feature_methods.ipynb #c9d168af
+def _check_named(encoder):
+    "Raises ValueError unless an encoder is named."
+    if not encoder: raise ValueError('these methods see through an encoder; name it with --encoder')
+
 # %% ../../nbs/6_training/19_feature_methods.ipynb #e533aa9d
 def _label(spec):
     "What an encoder is called in the name of a row."
@@ -35,7 +40,7 @@ def feature_methods(
     **changes: Any,  # options by their flat names, of all rows
 ) -> dict[str, Experiment]:  # row -> experiment
     "Learned and exact field in pixels, exact field and mean shift in features. Raises ValueError."
-    if not encoder: raise ValueError('these methods see through an encoder; name it with --encoder')
+    _check_named(encoder)
     base = CONSTANT | changes
     ours = OURS | base
     found = {
@@ -77,6 +82,6 @@ def feature_ablation(
     **changes: Any,  # options by their flat names, of all rows
 ) -> dict[str, Experiment]:  # row -> experiment
     "The field in features, varied. Raises ValueError without an encoder."
-    if not encoder: raise ValueError('these methods see through an encoder; name it with --encoder')
+    _check_named(encoder)
     settings = OURS | CONSTANT | changes | {'objective': 'exact-force-features', 'encoder': encoder}
     return {row: experiment(name, **(settings | varied)) for row, varied in VARIATIONS.items()}
