@@ -12,6 +12,11 @@ matplotlib.use('Agg')      # here only: the kernels that execute reports choose 
 torch.set_num_threads(1)
 
 
+def pytest_make_parametrize_id(val):
+    "Bytes are named by their number: packed ones hold the time they were packed at, and every process must find the same names"
+    return f'{len(val)} bytes' if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def run(capsys, tmp_path, monkeypatch):
     "Runs a command line in an empty folder: exit code, output, lines on stderr"
