@@ -20,6 +20,8 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 	$(BIN)/jupyter nbconvert --log-level=WARN --to markdown nbs/index.ipynb --output-dir . --output README \
 		--NbConvertApp.output_files_dir=nbs/figures --TagRemovePreprocessor.enabled=True \
 		--TagRemovePreprocessor.remove_input_tags=remove_input
+	sed -i -e 's/ *$$//' README.md
+	sed -i -e '/./,/^$$/!d' README.md  # one empty line where there were several
 
 book: $(READY)  ## every notebook as a page, in the folders of its chapter, _book/index.html first
 	rm -rf _book

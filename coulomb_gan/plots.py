@@ -230,6 +230,7 @@ def potential_map(
     force: torch.Tensor,  # force on a generated sample at the same points, `(h, w, 2)`
     extent: tuple,  # (x0, x1, y0, y1), data units
     ax: plt.Axes | None = None,  # where to draw; a new figure if None
+    top: float | None = None,  # potential at the end of the colours, above 0; the largest of phi if None
 ) -> plt.Axes:  # the axes, its picture the potential
     "Potential as colour, force as field lines (the paper's Figure 1). Raises ValueError if shapes disagree."
     values = _array(phi)
@@ -237,7 +238,7 @@ def potential_map(
     if values.ndim != 2 or vectors.shape != (*values.shape, 2):
         raise ValueError(f'got phi {values.shape} and force {vectors.shape}, expected (h, w) and (h, w, 2)')
     if ax is None: ax = plt.subplots(figsize=(4, 3.2))[1]
-    top = np.abs(values).max() or 1.
+    if top is None: top = np.abs(values).max() or 1.
     colours = plt.get_cmap('RdBu', 21)
     image = ax.imshow(values, origin='lower', extent=extent, cmap=colours, vmin=-top, vmax=top)
     bar = ax.inset_axes((1.04, 0, .04, 1))
