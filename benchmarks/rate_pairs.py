@@ -75,7 +75,7 @@ def options():
     parser.add_argument('--narrower', type=int, default=1)
     parser.add_argument('--seconds', type=float, default=20.)
     parser.add_argument('--samples', type=int, default=5000)
-    parser.add_argument('--into', type=Path, default=Path('nbs/experiments/stored/rate_pairs.json'))
+    parser.add_argument('--into', type=Path, default=Path('nbs/experiments/rate_pairs.json'))
     return parser.parse_args()
 
 

@@ -41,13 +41,16 @@ def another(record, path, field):
     return 7 if isinstance(field.default, int) else .375
 
 def sections(text):
-    "Of a help: title -> flags"
-    found = {}
+    "Of a help: title -> flags; settings stand in rows, titles before them"
+    found, flags = {}, []
     for line in text.splitlines():
         title = re.fullmatch(r'(\w+):', line)
         option = re.match(r'  (--[\w-]+)', line)
+        row = re.match(r'  (\w+) +(?=--)', line)
         if title: flags = found[title[1]] = []
         elif option: flags.append(option[1])
+        elif row: flags = found[row[1]] = line.split()[1:]
+        elif line.startswith(' ' * 12): flags += re.findall(r'(?<= )--[\w-]+', line)
     return found
 
 
@@ -88,12 +91,13 @@ def test_help_has_every_field_in_its_section(command, run, monkeypatch):
     want |= {'Data': ['--data'], 'Networks': ['--networks'], 'Objective': ['--objective']}
     for section, _, name, _ in FIELDS: want[section].append(flag(name))
     for section in [*found][1:]: assert sorted(found[section]) == sorted({*want[section]})
+    assert len(out.splitlines()) <= 45
     assert '--help' in found['Options'] and not {*found['Options']} & {f for s in [*found][1:] for f in found[s]}
 
 
 def test_help_says_what_each_means(run):
     "Its comment, with the names of the records where they differ in it"
-    text = joined(run('show --help')[1])
+    text = joined(run('settings')[1])
     for part in ('data', 'networks', 'objective'): assert joined(docments(Experiment)[part]) in text
     for _, _, name, record in FIELDS:
         path, field = flat_fields(record)[name]
@@ -102,6 +106,18 @@ def test_help_says_what_each_means(run):
         assert joined(comment) in text, name
     for name in (*NETWORKS, *OBJECTIVES): assert name in text
     assert joined('[wgan-gp] updates of D in one step') in text
+
+
+@pytest.mark.parametrize('word, want', [('lr-g', ['--lr-g']), ('lr_g', ['--lr-g']), ('data', ['--data']),
+                                        ('wgan-gp-dcgan', ['--latent', '--width-g', '--width-d'])])
+def test_settings_are_found_by_a_word(word, want, run):
+    code, out, err = run(f'settings {word}')
+    assert (code, err) == (0, []) and re.findall(r'^  (--[\w-]+)', out, flags=re.M) == want
+
+
+def test_a_word_that_finds_nothing_is_one_line(run):
+    code, out, err = run('settings lr-q')
+    assert (code, out) == (2, '') and len(err) == 1 and 'lr-g' in err[0]
 
 
 def test_a_registered_objective_brings_its_options(monkeypatch):
