@@ -7,10 +7,10 @@ from docutils import nodes
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-import api
-import pages
+import book_pages
+import reference
 from coulomb_gan.formulas import mathml
-from formulas import breakable
+from line_breaks import breakable
 
 ROOT = Path(__file__).resolve().parents[2]
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ def read_notebook(name): return json.loads((ROOT / f'nbs/{name}.ipynb').read_tex
 def on_source(app, name, source):
     "A notebook without what is for nbdev only"
     if not str(app.env.doc2path(name)).endswith('.ipynb'): return
-    source[0] = json.dumps(pages.book_page(name, json.loads(source[0]), read_notebook))
+    source[0] = json.dumps(book_pages.book_page(name, json.loads(source[0]), read_notebook))
 
 
 # --- formulas -----------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class Api(SphinxDirective):
     "The public names of a chapter of the package, with their docments"
     required_arguments = 1
     def run(self):
-        text = api.chapter(self.arguments[0])
+        text = reference.chapter(self.arguments[0])
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
@@ -60,7 +60,7 @@ class Reports(SphinxDirective):
     "A list of the committed reports"
     def run(self):
         text = '\n'.join(f'<li><a class="reference internal" href="reports/{name}/report.html">{title}</a> '
-                         f'<code>{name}</code></li>' for name, title in pages.reports(ROOT / 'reports'))
+                         f'<code>{name}</code></li>' for name, title in book_pages.reports(ROOT / 'reports'))
         return [nodes.raw('', f'<ul class="simple">{text}</ul>', format='html')]
 
 

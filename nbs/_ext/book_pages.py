@@ -1,4 +1,5 @@
 """A stored notebook as a page of the book: directives gone, links from the ledger to sections. Plain data in, plain data out."""
+import json
 import re
 from pathlib import Path
 
@@ -6,6 +7,7 @@ CHAPTERS = {
     '1_field': 'Field', '2_objectives': 'Objectives', '3_networks': 'Networks', '4_data': 'Data', '5_metrics': 'Metrics',
     '6_training': 'Training', '7_reporting': 'Reporting', 'experiments': 'Experiments', 'tools': 'Tools'}
 FIRST = ('00_paper', '01_paper_and_code', 'playground/see_it_move')
+API = ('coulomb_gan', 'field', 'objectives', 'networks', 'data', 'metrics', 'training', 'reporting', 'tools')
 ROW = re.compile(r'\[(\w+)\]\(([\w/]+)\.ipynb\): ([^;|]+?)(?=;| \|)')
 
 
@@ -16,9 +18,6 @@ def table_of_contents():
     parts += [tree(caption, f'{folder}/*') for folder, caption in CHAPTERS.items()]
     parts.append(tree('Reference', *(f'api/{name}' for name in API), 'reports', 'changes'))
     return dict(cell_type='markdown', id='contents', metadata={}, source='\n\n'.join(parts))
-
-
-API = ('coulomb_gan', 'field', 'objectives', 'networks', 'data', 'metrics', 'training', 'reporting', 'tools')
 
 
 def without_directives(source):
@@ -51,25 +50,27 @@ def linked_rows(text, read):
     return ROW.sub(link, text)
 
 
+def code_cell(cell, prose):
+    "A cell of code as a reader sees it, `prose` applied to the Markdown it printed; None if it is not for readers"
+    source = without_directives(''.join(cell['source']))
+    if source is None: return None
+    hidden = 'remove_input' in cell['metadata'].get('tags', [])
+    outputs = [dict(output) for output in cell['outputs']]
+    for output in outputs:
+        text = ''.join(output.get('data', {}).get('text/markdown', ''))
+        if text: output['data'] = {**output['data'], 'text/markdown': prose(text)}
+    return dict(cell, source=source, outputs=outputs, metadata=dict(tags=['remove-input']) if hidden else {})
+
+
 def book_page(name, nb, read):
-    "The notebook of a page, as the book shows it"
+    "The notebook of a page, as the book shows it; `read` gives the notebook of a name"
+    prose = from_nbs if name == 'index' else lower_anchors
+    printed = (lambda text: linked_rows(text, read)) if name == '00_paper' else prose
     cells = []
     for cell in nb['cells']:
-        cell = dict(cell, source=''.join(cell['source']))
-        if cell['cell_type'] == 'code':
-            cell['source'] = without_directives(cell['source'])
-            if cell['source'] is None: continue
-            tags = cell['metadata'].get('tags', [])
-            if 'remove_input' in tags: cell['metadata'] = dict(tags=['remove-input'])
-        elif cell['cell_type'] == 'markdown':
-            cell['source'] = lower_anchors(from_nbs(cell['source']) if name == 'index' else cell['source'])
-        if name in ('index', '00_paper'):
-            for output in cell.get('outputs', []):
-                data = output.get('data', {})
-                if 'text/markdown' not in data: continue
-                text = ''.join(data['text/markdown'])
-                data['text/markdown'] = from_nbs(text) if name == 'index' else linked_rows(text, read)
-        cells.append(cell)
+        if cell['cell_type'] == 'code': shown = code_cell(cell, printed)
+        else: shown = dict(cell, source=prose(''.join(cell['source'])))
+        if shown: cells.append(shown)
     if name == 'index': cells.append(table_of_contents())
     return dict(nb, cells=cells)
 
@@ -78,7 +79,7 @@ def from_nbs(text):
     "Links of the README, which stands a folder higher; reports are no pages of the book"
     text = re.sub(r'(?<=\]\()nbs/', '', text)
     text = re.sub(r'\[([^\]]+)\]\((reports/[\w-]+/report\.html)\)', r'<a href="\2">\1</a>', text)
-    return text.replace('](CHANGELOG.md)', '](changes.md)')
+    return lower_anchors(text.replace('](CHANGELOG.md)', '](changes.md)'))
 
 
 def lower_anchors(text):
@@ -88,7 +89,6 @@ def lower_anchors(text):
 
 def reports(root):
     "The committed reports: (name, title), in the order of their names"
-    import json
     for page in sorted(Path(root).glob('*/report.html')):
         nb = json.loads(page.with_suffix('.ipynb').read_text(encoding='utf-8'))
         yield page.parent.name, next(headings(nb), page.parent.name)
