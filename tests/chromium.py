@@ -76,7 +76,7 @@ class Browser:
             if (document.documentElement.scrollWidth <= width && document.body.scrollWidth <= width) return [];
             const boxed = e => { for (let p = e.parentElement; p; p = p.parentElement)
                 if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX) && p !== document.body) return true; return false; };
-            return [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > width + 1 && !boxed(e))
+            return [...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > width + 1 && !boxed(e) && !e.closest(".skip-link, .bd-sidebar-secondary"))
                 .slice(0, 5).map(e => e.outerHTML.slice(0, 160)).concat([`${document.documentElement.scrollWidth} > ${width}`]);''')
 
     def raw_tex(self):

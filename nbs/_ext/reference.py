@@ -46,7 +46,7 @@ def shown(value):
     "A value as it is written, shortened"
     if callable(value) and hasattr(value, '__name__'): return value.__name__
     text = re.sub(r' at 0x[0-9a-f]+', '', ' '.join(repr(value).split()))
-    text = text.replace(str(ROOT), '')
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r'\1', text)
     return text if len(text) <= WIDE else text[:WIDE - 2] + ' …'
 
 

@@ -3,6 +3,20 @@
 (() => {
   let slope = 0;                                   // f'(r^2), left behind by `value`
 
+  // u^(-d/2); where 4d is an integer by square roots, which take a fourth of the time
+  function power(u, d) {
+    const k = 4 * d;
+    if (k % 1 || k > 31) return Math.pow(u, -d / 2);
+    const half = Math.sqrt(u), quarter = Math.sqrt(half);
+    let product = 1;
+    if (k & 16) product *= u * u;
+    if (k & 8) product *= u;
+    if (k & 4) product *= half;
+    if (k & 2) product *= quarter;
+    if (k & 1) product *= Math.sqrt(quarter);
+    return 1 / product;
+  }
+
   // f(r^2) of a kernel {name, d, width}: width is eps for the Plummer kernel and sigma for the others
   function value(kernel, r2) {
     const w = kernel.width;
@@ -17,7 +31,7 @@
       return f;
     }
     const u = r2 + w * w;
-    const f = kernel.d === 1 ? 1 / Math.sqrt(u) : Math.pow(u, -kernel.d / 2);
+    const f = power(u, kernel.d);
     slope = -kernel.d / 2 * f / u;
     return f;
   }
@@ -81,31 +95,34 @@
 
   // The mean shift of drifting models: affinities normalised over targets and over samples
   function meanShift(x, y, width) {
-    const n = x.length / 2, m = y.length / 2, all = m + n;
+    const n = x.length / 2, m = y.length / 2, all = m + n, targets = new Float64Array(2 * all);
+    targets.set(y);
+    targets.set(x, 2 * m);
     const near = new Float64Array(n * all), rows = new Float64Array(n), columns = new Float64Array(all);
-    const target = j => j < m ? [y[2 * j], y[2 * j + 1]] : [x[2 * (j - m)], x[2 * (j - m) + 1]];
-    for (let j = 0; j < all; j++) {
-      const [p, q] = target(j);
-      for (let i = 0; i < n; i++) {
-        if (j === m + i) continue;
-        const w = Math.exp(-Math.hypot(x[2 * i] - p, x[2 * i + 1] - q) / width);
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j < all; j++) {
+        if (j === m + i) continue;                 // a sample is no target of its own
+        const u = x[2 * i] - targets[2 * j], v = x[2 * i + 1] - targets[2 * j + 1];
+        const w = Math.exp(-Math.sqrt(u * u + v * v) / width);
         near[i * all + j] = w;
         rows[i] += w;
         columns[j] += w;
       }
     }
-    const force = new Float64Array(x.length);
+    const force = new Float64Array(x.length), pulls = [new Float64Array(3), new Float64Array(3)];
     for (let i = 0; i < n; i++) {
-      let real = 0, others = 0, ry = 0, sy = 0, rx = 0, sx = 0;
+      for (const pull of pulls) pull.fill(0);
       for (let j = 0; j < all; j++) {
         const w = near[i * all + j];
         if (w === 0) continue;
-        const a = w / Math.sqrt(rows[i] * columns[j]), [p, q] = target(j);
-        if (j < m) { real += a; ry += a * (p - x[2 * i]); sy += a * (q - x[2 * i + 1]); }
-        else { others += a; rx += a * (p - x[2 * i]); sx += a * (q - x[2 * i + 1]); }
+        const a = w / Math.sqrt(rows[i] * columns[j]), pull = pulls[j < m ? 0 : 1];
+        pull[0] += a;
+        pull[1] += a * (targets[2 * j] - x[2 * i]);
+        pull[2] += a * (targets[2 * j + 1] - x[2 * i + 1]);
       }
-      force[2 * i] = others * ry - real * rx;
-      force[2 * i + 1] = others * sy - real * sx;
+      const [real, generated] = pulls;
+      force[2 * i] = generated[0] * real[1] - real[0] * generated[1];
+      force[2 * i + 1] = generated[0] * real[2] - real[0] * generated[2];
     }
     return force;
   }

@@ -33,7 +33,7 @@
   };
 
   const s = {running: !still, x: null, y: null, modes: [], mode: 0, kernel: null, withinY: 0, now: null, h: 1, steps: 0, frames: 0,
-    energies: [], shares: [], every: 1, map: new Float64Array(GRID * GRID), row: 0, held: null};
+    energies: [], shares: [], every: 1, map: new Float64Array(GRID * GRID), row: 0, fresh: 0, held: null, dirty: true};
 
   function restart() {
     const preset = PRESETS[at('preset').value];
@@ -149,10 +149,10 @@
     const sorted = Float64Array.from(s.map, Math.abs).sort(), most = sorted[Math.floor(.97 * sorted.length)] || 1;
     const inner = tile.getContext('2d'), image = inner.createImageData(GRID, GRID);
     const [low, high] = [colours.low, colours.high].map(text => text.split(',').map(Number));
-    s.map.forEach((phi, i) => {
-      const strength = Math.min(Math.abs(phi) / most, 1);
-      image.data.set([...(phi > 0 ? high : low), 110 * strength], 4 * i);
-    });
+    for (let i = 0; i < s.map.length; i++) {
+      image.data.set(s.map[i] > 0 ? high : low, 4 * i);
+      image.data[4 * i + 3] = 110 * Math.min(Math.abs(s.map[i]) / most, 1);
+    }
     inner.putImageData(image, 0, 0);
     pen.imageSmoothingEnabled = true;
     pen.drawImage(tile, 0, 0, size, size);
@@ -234,9 +234,9 @@
       : 'Energy F over the steps, logarithmic';
     at('step').textContent = `step ${s.steps}`;
     at('energy').textContent = `F = ${s.now.energy.toPrecision(3)}`;
-    const inside = shares().reduce((sum, share) => sum + share, 0);
+    const each = shares(), inside = each.reduce((sum, share) => sum + share, 0);
     at('inside').textContent = `${Math.round(100 * inside)} % in modes`;
-    Object.assign(root.dataset, {steps: s.steps, frames: s.frames, energy: s.now.energy, running: s.running});
+    Object.assign(root.dataset, {steps: s.steps, frames: s.frames, energy: s.now.energy, running: s.running, shares: each.join(' ')});
   }
 
   function draw() {

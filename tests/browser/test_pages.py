@@ -8,7 +8,8 @@ import pytest
 from chromium import NARROW, WIDE
 
 BOOK = Path(os.environ.get('BOOK', 'none'))
-PAGES = sorted(p.relative_to(BOOK).as_posix() for p in BOOK.rglob('*.html')) or ['index.html']
+FOUND = sorted(p.relative_to(BOOK).as_posix() for p in BOOK.rglob('*.html'))
+PAGES = [page for page in FOUND if not page.startswith('_static/')] or ['index.html']      # the theme keeps templates there
 GENERATED = {'genindex.html', 'search.html', 'py-modindex.html'}
 
 

@@ -27,8 +27,9 @@ def close(found, expected):
 
 @pytest.mark.parametrize('kernel, name', [
     (Plummer(1, .4), dict(name='plummer', d=1, width=.4)), (Plummer(2.5, .1), dict(name='plummer', d=2.5, width=.1)),
-    (Plummer(.25, 2), dict(name='plummer', d=.25, width=2)), (Gaussian(.7), dict(name='gaussian', width=.7)),
-    (Laplace(.3), dict(name='laplace', width=.3))], ids=str)
+    (Plummer(.25, 2), dict(name='plummer', d=.25, width=2)), (Plummer(3.75, .3), dict(name='plummer', d=3.75, width=.3)),
+    (Plummer(4, .3), dict(name='plummer', d=4, width=.3)), (Plummer(1.1, .3), dict(name='plummer', d=1.1, width=.3)),
+    (Gaussian(.7), dict(name='gaussian', width=.7)), (Laplace(.3), dict(name='laplace', width=.3))], ids=str)
 def test_the_field_is_that_of_the_package(kernel, name, browser):
     browser.open(PAGES[0])
     x, y, a = points(40, 0), points(25, 1), points(10, 2)
@@ -75,6 +76,25 @@ def test_every_start_moves_with_every_kernel(kernel, preset, browser):
     set_to(browser, 'preset', preset)
     browser.wait(f'+{STATE}.steps >= 3 && Number.isFinite(+{STATE}.energy)')
     assert not browser.faults()
+
+
+@pytest.mark.parametrize('controls, holds', [
+    (dict(preset='two'), lambda shares, F: shares[1] > .15),
+    (dict(preset='two', kernel='gaussian'), lambda shares, F: shares[1] < .05),
+    (dict(preset='far', d=.25), lambda shares, F: .07 < shares[3] < .12),
+    (dict(preset='far'), lambda shares, F: .01 < shares[3] < .04),
+    (dict(preset='far', d=3), lambda shares, F: shares[3] == 0),
+    (dict(preset='eight', width=2), lambda shares, F: F < 1e-6 and max(shares) < 1.2 * min(shares)),
+    (dict(preset='eight', kernel='drifting'), lambda shares, F: shares[0] + shares[7] > .5)], ids=str)
+def test_what_the_page_says_of_them_is_seen(controls, holds, browser):
+    "Three hundred steps; motion and samples are the same for every reader"
+    paused(browser)
+    for name, value in controls.items(): set_to(browser, name, value)
+    browser.run("""document.querySelector('.playground .again').click();
+        for (let i = 0; i < 300; i++) document.querySelector('.playground .once').click();""")
+    browser.wait(f'+{STATE}.steps > 200')
+    shares = [float(share) for share in browser.run(f'return {STATE}.shares').split()]
+    assert holds(shares, float(browser.run(f'return {STATE}.energy'))), shares
 
 
 def paused(browser, page=PAGES[0]):
