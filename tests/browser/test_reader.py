@@ -1,4 +1,4 @@
-"""What a reader does: searches, folds code, turns the page dark, reads without scripts."""
+"""What a reader does: to search, to fold code, to turn the page dark, to read without scripts."""
 from chromium import NARROW
 
 PAGE = '1_field/02_kernels.html'
@@ -17,7 +17,7 @@ def test_search_finds_public_names(browser):
     browser.wait("[...document.querySelectorAll('#search-results a')].some(a => a.href.endsWith('#coulomb_gan.field.kernels.Plummer'))")
 
 
-def test_code_is_folded_by_one_switch_which_is_remembered(browser):
+def test_code_is_folded_by_one_switch_and_stays_so(browser):
     browser.open(PAGE)
     cells = browser.run(f'return {SHOWN}')
     assert cells > 10
