@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from coulomb_gan.data.datasets import digits, to_float
 from coulomb_gan.metrics.mode_coverage import mode_coverage
 from coulomb_gan.networks.autoencoder import Autoencoder, CodeDiscriminator
 from coulomb_gan.networks.mlp import mlp
@@ -29,6 +30,7 @@ from coulomb_gan.objectives.gan_gp import GANGP
 from coulomb_gan.objectives.mmd_gan import MMDGAN
 from coulomb_gan.objectives.standard import Minimax, NonSaturating
 from coulomb_gan.objectives.wasserstein import WGANGP
+from coulomb_gan.training.algorithm import differentiate
 
 METHODS = {
     'minimax': Minimax(),
@@ -152,11 +154,54 @@ class Modes:
         return torch.tensor([cover['modes'], cover['counts'][-1] / len(x), cover['within_3sigma']])
 
 
+@dataclass(frozen=True)
+class Digits:
+    "Handwritten digits of 8 by 8 pixels; both networks are MLPs."
+    latent: int = 16
+    rate: float = 1e-3
+
+    def start(self, gen):
+        images = digits().train.flatten(1)
+        return mlp(16, 64, 128, 2, False).double(), to_float(images).double()
+
+    def data(self, images, gen): return images[torch.randint(len(images), (BATCH,), generator=gen)]
+
+    def latents(self, n, gen): return torch.randn(n, 16, generator=gen).double()
+
+    def watched(self): return self.latents(len(held_out()), torch.Generator().manual_seed(0))
+
+    def generator(self, net): return net
+
+    def measure(self, x, images):
+        "Mean distance of pairs, over that of held-out digits; what an independent critic sees between the two."
+        y = held_out()
+        return torch.tensor([torch.pdist(x).mean() / torch.pdist(y).mean(), critic_distance(x, y)])
+
+
+def held_out(): return to_float(digits().test.flatten(1)).double()
+
+
+def critic_distance(x, y, steps=300):
+    "The Wasserstein distance as a new WGAN-GP critic finds it on every second sample and reads it on the others."
+    torch.manual_seed(0)
+    gen = torch.Generator().manual_seed(0)
+    critic = mlp(x.shape[1], 1, 64, 2, False, RELU).double()
+    opt = adam(critic, 1e-3)
+    n = min(len(x), len(y))
+    for _ in range(steps):
+        rows = 2 * torch.randint(n // 2, (2, 64), generator=gen)
+        b = Batch(x[rows[0]], y[rows[1]], gen)
+        differentiate(WGANGP().loss_d(Passes(critic, separate=True), b), list(critic.parameters()))
+        opt.step()
+    with torch.no_grad(): return (critic(y[1::2]).mean() - critic(x[1::2]).mean()).item()
+
+
 RING = tuple((2 * math.cos(i * math.pi / 4), 2 * math.sin(i * math.pi / 4)) for i in range(8))
 PROBLEMS = {f'lines-{m}': Lines(m) for m in (2, 10, 100, 1000)}
 PROBLEMS['two-modes'] = Modes(((0., 0.), (10., 0.)), std=.5, beside=True, rate=3e-3)
 PROBLEMS['eight-modes'] = Modes(RING, std=.1, beside=False)
 PROBLEMS['sheet-100'] = Lines(100, latent=2)
+PROBLEMS['digits'] = Digits()
 
 
 def discriminator(head, m):
@@ -172,17 +217,11 @@ def discriminator(head, m):
 def adam(net, rate): return torch.optim.Adam(net.parameters(), lr=rate, betas=BETAS, fused=True)
 
 
-def differentiate(loss, net, keep=False):
-    "The gradient of a loss in the weights of a network."
-    weights = list(net.parameters())
-    for p, gradient in zip(weights, torch.autograd.grad(loss, weights, retain_graph=keep)): p.grad = gradient
-
-
 def play(objective, problem, seeds, steps=STEPS, every=EVERY):
     "Measurements `(steps / every + 1, seeds, ...)` of as many games, in which all seeds run side by side."
     # networks and data of each seed
     gens = [torch.Generator().manual_seed(seed) for seed in seeds]
-    gen = torch.Generator().manual_seed(seeds[0])  # of penalties
+    gen = torch.Generator().manual_seed(seeds[0] + 1_000)  # of penalties
     starts, ds = [], []
     for seed, own in zip(seeds, gens):
         torch.manual_seed(seed)
@@ -191,6 +230,8 @@ def play(objective, problem, seeds, steps=STEPS, every=EVERY):
     net = side_by_side([g for g, _ in starts])
     g = problem.generator(net)
     d = side_by_side(ds) if objective.head else None
+    weights_g = list(net.parameters())
+    weights_d = list(d.parameters()) if d else []
     opt_g = adam(net, problem.rate)
     opt_d = adam(d, problem.rate) if d else None
     shape = problem.data(starts[0][1], gen)[0].shape
@@ -216,20 +257,45 @@ def play(objective, problem, seeds, steps=STEPS, every=EVERY):
         # D, one update or more; where both move at once, from the samples that G moves from
         if d and not objective.simultaneous:
             for _ in range(objective.critic_steps_at(step)):
-                differentiate(len(seeds) * objective.loss_d(passes(), batch(for_g=False)), d)
+                differentiate(len(seeds) * objective.loss_d(passes(), batch(for_g=False)), weights_d)
                 opt_d.step()
                 objective.constrain(d)
         b, d_now = batch(for_g=True), passes()
         at_once = d and objective.simultaneous
-        if at_once: differentiate(objective.loss_d(d_now, b), d, keep=True)
+        if at_once: differentiate(objective.loss_d(d_now, b), weights_d, keep_graph=True)
 
         # G
-        differentiate(len(seeds) * objective.loss_g(d_now, b), net)
+        differentiate(len(seeds) * objective.loss_g(d_now, b), weights_g)
         objective.finish(d_now, b)
         if at_once: opt_d.step()
         opt_g.step()
         if (step + 1) % every == 0: found.append(measured())
     return torch.stack(found)
+
+
+def signals(objective, problem, at):
+    "The slope of L_G along the offset of `Lines` after so many updates of D, G held; a list as long as `at`."
+    gen = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    g, line = problem.start(gen)
+    d = discriminator(objective.head, problem.m)
+    opt = adam(d, problem.rate) if d else None
+    carried = {name: value.double() for name, value in objective.start((problem.m,), 'cpu').items()}
+    found = []
+    for step in range(max(at) + 1):
+        y = torch.cat([problem.data(line, gen) for _ in range(4)])
+        b = Batch(g(problem.latents(len(y), gen)), y, gen, scheduled=objective.scheduled(0.), carried=carried)
+        d_now = Passes(d, separate=True) if d else None
+        if step in at:
+            differentiate(objective.loss_g(d_now, b), list(g.parameters()), keep_graph=True)
+            found.append(g[0].bias.grad[0].item())
+        if not d: continue
+        b.x = b.x.detach()
+        differentiate(objective.loss_d(Passes(d, separate=True), b), list(d.parameters()))
+        opt.step()
+        objective.constrain(d)
+        objective.finish(Passes(d, separate=True), b)
+    return found
 
 
 def seeds_of(method, problem):
@@ -244,7 +310,8 @@ def games(method, problem):
     objective = METHODS[method]
     seeds = seeds_of(method, problem)
     groups = [[seed] for seed in seeds] if isinstance(objective, ONE_BY_ONE) else [seeds]
-    found = [play(objective, PROBLEMS[problem], group) for group in groups]
+    every = STEPS if problem == 'digits' else EVERY
+    found = [play(objective, PROBLEMS[problem], group, every=every) for group in groups]
     return torch.cat(found, 1).transpose(0, 1)
 
 
