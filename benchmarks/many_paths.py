@@ -273,6 +273,41 @@ def play(objective, problem, seeds, steps=STEPS, every=EVERY):
     return torch.stack(found)
 
 
+def linear_discriminator(head):
+    "Without bias, for points of one dimension; every weight 1/2."
+    if head is None: return None
+    d = nn.Linear(1, 1, bias=False)
+    if head == 'reconstruction': d = Autoencoder(d, nn.Linear(1, 1, bias=False))
+    if head == 'code': d = CodeDiscriminator(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+    for p in d.parameters(): nn.init.constant_(p, .5)
+    return d.double()
+
+
+def point_game(objective, steps=1_200, h=.1):
+    "The generated point after each step of gradient descent of rate h; the real point is 0, D linear, steps in turn."
+    theta = torch.ones(1, 1).double().requires_grad_()
+    y = torch.zeros(4, 1).double()
+    gen = torch.Generator().manual_seed(0)
+    d = linear_discriminator(objective.head)
+    carried = {name: value.double() for name, value in objective.start((1,), 'cpu').items()}
+    path = []
+    for _ in range(steps):
+        if d:
+            b = Batch(theta.detach().expand(4, 1), y, gen, carried=carried)
+            weights = list(d.parameters())
+            loss = objective.loss_d(Passes(d, separate=True), b)
+            gradients = torch.autograd.grad(loss, weights)
+            for p, gradient in zip(weights, gradients): p.data -= h * gradient
+            objective.constrain(d)
+        b = Batch(theta.expand(4, 1), y, gen, carried=carried)
+        d_now = Passes(d, separate=True) if d else None
+        to_theta, = torch.autograd.grad(objective.loss_g(d_now, b), theta)
+        objective.finish(d_now, b)
+        theta.data -= h * to_theta
+        path.append(theta.item())
+    return path
+
+
 def signals(objective, problem, at):
     "The slope of L_G along the offset of `Lines` after so many updates of D, G held; a list as long as `at`."
     gen = torch.Generator().manual_seed(0)
