@@ -330,7 +330,8 @@ def seeds_of(method, problem):
     alone = isinstance(METHODS[method], ONE_BY_ONE)
     count = 10 if problem in ('lines-2', 'lines-10', 'lines-100') else 3
     if alone and problem != 'lines-2': count = 3
-    if method == 'mmd-gan': count = 1 if problem in ('eight-modes', 'digits', 'lines-1000') else 3
+    if method == 'mmd-gan': count = 1 if problem in ('eight-modes', 'digits') else 3
+    if alone and problem == 'lines-1000': count = 1
     return list(range(count))
 
 
