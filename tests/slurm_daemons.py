@@ -19,7 +19,7 @@ SlurmdUser={user}
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 AuthType=auth/munge
-AuthInfo=socket={place}/munge/socket
+AuthInfo=socket={place}/munge/socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={place}/state
 SlurmdSpoolDir={place}/spool
@@ -41,8 +41,12 @@ KillWait=10
 MinJobAge=60
 OverTimeLimit=0
 JobRequeue=1
+EnforcePartLimits=ALL
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=usual Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=usual Nodes={host} Default=YES PriorityTier=1 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes={host} PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE State=UP
 """
 
 
@@ -60,16 +64,14 @@ def _free_ports(n):
         for s in sockets: s.close()
 
 
-def _run(*words, **options):
-    env = dict(os.environ, PATH=PATH)
-    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, **options)
+def _run(*words, **options): return subprocess.run(words, capture_output=True, text=True, timeout=60, **options)
 
 
-def _wait(condition, what, place, seconds=60):
-    "Raises with the daemons' logs if a condition does not come true"
-    for _ in range(10 * seconds):
-        if condition(): return
-        time.sleep(.1)
+def wait(condition, what, place, seconds=300):
+    "Returns what a condition gives once it is true; raises with the logs of a folder if that takes minutes"
+    for _ in range(5 * seconds):
+        if found := condition(): return found
+        time.sleep(.2)
     logs = '\n'.join(f'--- {p.name}\n{p.read_text()[-2000:]}' for p in Path(place).rglob('*.log'))
     raise RuntimeError(f'{what} within {seconds} seconds\n{logs}')
 
@@ -79,8 +81,9 @@ def _munge(place):
     own = place / 'munge'
     own.mkdir(mode=0o700)
     _run('mungekey', '--create', '--keyfile', str(own / 'key'), check=True)
-    files = [f'--{name}-file={own / name}' for name in ('key', 'log', 'pid', 'seed')]
-    _run('munged', '--force', f'--socket={own / "socket"}', *[f.replace('/log', '/munged.log') for f in files], check=True)
+    names = dict(key='key', log='munged.log', pid='pid', seed='seed')
+    files = [f'--{kind}-file={own / name}' for kind, name in names.items()]
+    _run('munged', '--force', f'--socket={own / "socket"}', *files, check=True)
 
 
 def _stop(place):
@@ -99,22 +102,22 @@ def _stop(place):
 
 @contextmanager
 def slurm(place):
-    "The daemons inside the block; yields the environment that the commands of SLURM need"
+    "The daemons inside the block, where the commands of SLURM find them"
     place = Path(place)
     host = socket.gethostname().split('.')[0]
     user = _run('id', '-un').stdout.strip()
     for part in ('state', 'spool'): (place / part).mkdir(parents=True)
     conf = place / 'slurm.conf'
     conf.write_text(CONF.format(host=host, user=user, place=place, ports=_free_ports(2)))
-    env = {'SLURM_CONF': str(conf), 'PATH': PATH}
+    before = dict(os.environ)
+    os.environ.update(SLURM_CONF=str(conf), PATH=PATH)
     try:
         _munge(place)
         _run('slurmctld', '-f', str(conf), check=True)
         _run('slurmd', '-f', str(conf), check=True)
-        idle = lambda: _run('sinfo', '-h', '-o', '%T', cwd=place).stdout.strip() == 'idle'
-        os.environ.update(SLURM_CONF=str(conf))
-        _wait(idle, f'{host} is not idle', place)
-        yield env
+        wait(lambda: 'idle' in _run('sinfo', '-h', '-o', '%T').stdout.split(), 'no idle node', place)
+        yield
     finally:
-        os.environ.pop('SLURM_CONF', None)
         _stop(place)
+        os.environ.clear()
+        os.environ.update(before)

@@ -22,6 +22,7 @@ from .cli_evaluate import evaluate_command
 from .cli_options import GroupedCommand, given_options, setting_options
 from .cli_prepare import prepare_data
 from .cli_reproduce import reproduce_all
+from .cli_runs import status_command, summary_command
 from .generate import export_generator, write_samples
 from ..training.config import RENAMED, option_value, options
 from ..training.fit import fit
@@ -125,6 +126,8 @@ cli.add_command(prepare_data)
 cli.add_command(reproduce_all)
 cli.add_command(compare_command)
 cli.add_command(evaluate_command)
+cli.add_command(status_command)
+cli.add_command(summary_command)
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #69ffe772
 def _warn(message, category, filename, lineno, file=None, line=None):

@@ -60,7 +60,7 @@ def test_help_of_every_command(command, run):
 def test_help_lists_the_commands(run):
     code, out, _ = run('--help')
     assert code == 0
-    assert sorted(cli.commands) == ['advise', 'compare', 'evaluate', 'export', 'list', 'prepare', 'reproduce', 'sample', 'show', 'train']
+    assert sorted(cli.commands) == ['advise', 'compare', 'evaluate', 'export', 'list', 'prepare', 'reproduce', 'sample', 'show', 'status', 'summary', 'train']
     assert all(command in out for command in cli.commands)
 
 
