@@ -104,7 +104,7 @@ def summarise(
     "Reads runs. Raises RunError for a folder that cannot be read; those without configuration are left out."
     found = []
     for name, out in zip(run_names(places), places):
-        if not Path(out, 'config.json').exists(): continue
+        if not Path(out, 'config.json').exists(): continue  # a job that has yet to begin
         status = run_status(out)
         if status.state == 'damaged': raise RunError(status.note)
         run = Summarised(name, out=out, state=status.state, steps=status.step, seconds=status.seconds,
@@ -119,10 +119,10 @@ UNIMPORTANT = 'seed', 'device', 'log_every', 'eval_every', 'monitor'  # options 
 def differing_options(
     runs: Sequence[Summarised],  # to be compared
 ) -> list[str]:  # in the order of the settings
-    "Options in which runs differ, those left out that make no other method."
+    "Options in which runs differ; steps have a column anyway."
     names = dict.fromkeys(name for run in runs for name in run.settings)
     values = {name: {str(run.settings.get(name, '')) for run in runs} for name in names}
-    return [name for name in names if len(values[name]) > 1 and name not in UNIMPORTANT]
+    return [name for name in names if len(values[name]) > 1 and name not in (*UNIMPORTANT, 'steps')]
 
 # %% ../../nbs/7_reporting/20_summary.ipynb #bba572a2
 def _measured(runs):
