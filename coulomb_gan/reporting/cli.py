@@ -27,6 +27,7 @@ from .generate import export_generator, write_samples
 from ..training.config import RENAMED, option_value, options
 from ..training.fit import fit
 from ..training.loading import load_run
+from ..training.loggers import LOGGERS, loggers_of
 from ..training.presets import EXPERIMENTS, experiment
 from ..training.safeguards import Interrupted
 
@@ -77,16 +78,18 @@ def advise_on(
 @cli.command(cls=TrainCommand)
 @click.argument('name')
 @click.option('--out', type=Path, help='run folder [runs/NAME]')
+@click.option('--log', 'logs', multiple=True, type=click.Choice([*LOGGERS]), help='write metrics in this form too')
 def train(
     name: str,  # a preset
     out: Path | None,  # run folder
+    logs: tuple,  # names of loggers
     **changes,  # settings given as options
 ):
     """Train NAME, or continue it, and leave a run folder.
 
     `train encoder` trains an encoder instead, to measure with its features: `train encoder --help`."""
     e = experiment(name, **given_options(changes))
-    run = fit(e, out or Path('runs', name))
+    run = fit(e, out or Path('runs', name), loggers=loggers_of(logs))
     steps = run.state.progress.step
     click.echo(f'trained {steps} steps; report on it with: coulomb-gan evaluate {run.out}')
 

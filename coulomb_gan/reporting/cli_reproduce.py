@@ -15,6 +15,7 @@ from .cli_options import GroupedCommand, given_options, record_options, setting_
 from .launch import Resources, check_resources, job_of, launch
 from .reproduce import check_report, reproduce
 from .sweeps import attempt_each, planned_runs
+from ..training.loggers import LOGGERS, loggers_of
 
 # %% ../../nbs/7_reporting/17_cli_reproduce.ipynb #5cf2c3c2
 def resources_of(
@@ -36,6 +37,7 @@ def resources_of(
 @click.option('--grid', multiple=True, metavar='OPTION=A,B', help='a run for each value; several: combined')
 @click.option('--out', type=Path, default='runs', show_default=True, help='folder of the run folders')
 @click.option('--report', type=Path, help='folder that gets a copy of each report')
+@click.option('--log', 'logs', multiple=True, type=click.Choice([*LOGGERS]), help='write metrics in this form too')
 @click.option('--full', is_flag=True, help="the paper's length, for presets that have one: NAME-full")
 def reproduce_all(
     names: tuple,  # presets
@@ -43,19 +45,21 @@ def reproduce_all(
     grid: tuple,  # axes of the grid
     out: Path,  # folder of the run folders
     report: Path | None,  # folder that gets a copy of each report
+    logs: tuple,  # names of loggers
     full: bool,  # the long form of each
     **changes: Any,  # settings given as options
 ):
     "Train each of NAMES and render its report."
     r = resources_of(changes)
+    loggers_of(logs)  # there are such
     runs = planned_runs(names, seeds, grid, full, **given_options(changes))
     for name, run in runs.items(): check_report(r.checked(run.experiment), out / name, report)
     places = {name: report / run.report if report else '' for name, run in runs.items()}
     if r.as_jobs:
-        jobs = {name: job_of(out / name, run.preset, run.changes, r, places[name]) for name, run in runs.items()}
+        jobs = {name: job_of(out / name, run.preset, run.changes, r, places[name], logs) for name, run in runs.items()}
         return launch(jobs, r, out, click.echo)
     def work(name, run):
         click.echo(f'{name}: training in {out / name}, then the report')
-        page = reproduce(run.preset, out / name, places[name] or None, **run.changes)
+        page = reproduce(run.preset, out / name, places[name] or None, loggers=loggers_of(logs), **run.changes)
         click.echo(f'{name}: open {page}')
     attempt_each(runs, work)

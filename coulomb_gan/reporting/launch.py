@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
@@ -174,9 +174,11 @@ def job_of(
     changes: Mapping[str, Any],  # options by their flat names
     r: Resources,  # what it gets
     report: Path | str | None = None,  # folder of the copy of its report; '': beside the run; None: no report
+    logs: Iterable[str] = (),  # names of loggers
 ) -> Job:
     "The job that makes a run. Raises ValueError for an option that cannot be typed."
     words = ['train', preset, '--out', str(out), *option_words(changes)]
+    for name in logs: words += ['--log', name]
     return Job(str(out), words, resources=r, report=None if report is None else str(report))
 
 # %% ../../nbs/7_reporting/18_launch.ipynb #2e286b5e

@@ -247,7 +247,7 @@ def test_a_run_that_may_not_be_written_is_evaluated_elsewhere(run, tmp_path, mon
 @pytest.mark.parametrize('line, asked', [('', ('mixture', 'runs/mixture')), (' --full', ('mixture-full', 'runs/mixture-full'))])
 def test_the_full_length_has_its_own_run_and_the_same_report(line, asked, run, monkeypatch):
     calls = []
-    def reproduced(preset, out, report, **changes):
+    def reproduced(preset, out, report, loggers, **changes):
         calls.append((preset, str(out), str(report), changes))
         return report / 'report.html'
     monkeypatch.setattr(cli_reproduce, 'reproduce', reproduced)

@@ -29,7 +29,7 @@ WORDS = ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in SHORT.
 def reported(monkeypatch):
     "In place of a report a note of which runs got one"
     pages = []
-    def reproduce(preset, out, report, **changes):
+    def reproduce(preset, out, report, loggers, **changes):
         fit(experiment(preset, **changes), out, progress=False)
         pages.append(out.name)
         return out / 'report.html'
@@ -58,7 +58,7 @@ def test_one_that_fails_does_not_stop_the_rest(run, reported):
 
 def test_an_interrupt_stops_a_sweep(run, monkeypatch):
     called = []
-    def interrupted(preset, out, report, **changes):
+    def interrupted(preset, out, report, loggers, **changes):
         called.append(out.name)
         raise Interrupted('SIGTERM: stopped')
     monkeypatch.setattr(cli_reproduce, 'reproduce', interrupted)
