@@ -21,13 +21,13 @@ from .cli_encoder import TrainCommand
 from .cli_evaluate import evaluate_command
 from .cli_options import GroupedCommand, given_options, setting_options
 from .cli_prepare import prepare_data
-from .cli_reproduce import reproduce_all
+from .cli_reproduce import log_option, reproduce_all
 from .cli_runs import status_command, summary_command
 from .generate import export_generator, write_samples
 from ..training.config import RENAMED, option_value, options
 from ..training.fit import fit
 from ..training.loading import load_run
-from ..training.loggers import LOGGERS, loggers_of
+from ..training.loggers import loggers_of
 from ..training.presets import EXPERIMENTS, experiment
 from ..training.safeguards import Interrupted
 
@@ -78,7 +78,7 @@ def advise_on(
 @cli.command(cls=TrainCommand)
 @click.argument('name')
 @click.option('--out', type=Path, help='run folder [runs/NAME]')
-@click.option('--log', 'logs', multiple=True, type=click.Choice([*LOGGERS]), help='write metrics in this form too')
+@log_option
 def train(
     name: str,  # a preset
     out: Path | None,  # run folder

@@ -14,7 +14,8 @@ from .cli_evaluate import extractors_of
 from .cli_options import GroupedCommand, given_options, record_options, setting_options
 from .cli_reproduce import resources_of
 from .compare import SETS, compare, compared, planned
-from .launch import Resources, job_of, launch
+from .jobs import Resources, job_of
+from .launch import launch
 from .reproduce import check_report
 from .sweeps import changes_from
 from ..training.presets import METHODS

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..files import RunError, read_json
 from ..locks import STALE, Holder, read_holder
-from .launch import last_words, read_output
+from .jobs import last_words, read_output
 from ..training.run_folder import read_config, read_metrics
 
 # %% ../../nbs/7_reporting/19_status.ipynb #7a6c5dee

@@ -37,7 +37,8 @@ def flat_settings(
     config = read_config(out)
     settings = {part: config[part] for part in KINDS}
     try: e = Experiment().revised(settings)
-    except ValueError as error: raise RunError(f'{out}/config.json is not of this version: {error}') from error
+    except ValueError as error:
+        raise RunError(f'{out}/config.json is not of this version: {error}') from error
     found = {option: option_value(e, option) for option in options(e)}
     found['data'] = Path(e.data).name
     return found
@@ -196,7 +197,8 @@ def _picture(path):
         buffer = io.BytesIO()
         part.save(buffer, 'png')
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="samples" width="{part.width}" height="{part.height}" src="data:image/png;base64,{data}">'
+    size = f'width="{part.width}" height="{part.height}"'
+    return f'<img alt="samples" {size} src="data:image/png;base64,{data}">'
 
 # %% ../../nbs/7_reporting/20_summary.ipynb #61497349
 def _lines(path):

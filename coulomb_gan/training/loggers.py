@@ -95,7 +95,7 @@ def loggers_of(
     "Loggers by name. Raises ValueError for another name, RunError naming a package that is missing."
     chosen = [choose(name, LOGGERS, 'logger') for name in names]
     if 'tensorboard' in chosen and not find_spec('tensorboard'):
-        raise RunError('the logger tensorboard needs a package that is not installed; pip install tensorboard')
+        raise RunError('tensorboard is not installed; pip install tensorboard')
     return [LOGGERS[name]() for name in chosen]
 
 # %% ../../nbs/6_training/21_loggers.ipynb #b3822c9f

@@ -9,7 +9,8 @@ import pytest
 from coulomb_gan.files import RunError, read_json, write_json
 from coulomb_gan.locks import locked
 from coulomb_gan.reporting import cli_reproduce
-from coulomb_gan.reporting.launch import Resources, check_resources, job_of, run_here
+from coulomb_gan.reporting.jobs import Resources, check_resources, job_of
+from coulomb_gan.reporting.launch import run_here
 from coulomb_gan.reporting.status import find_runs, queued_jobs, run_status, seconds_left
 from coulomb_gan.reporting.summary import differing_options, samples_html, summarise, summary_page
 from coulomb_gan.reporting.sweeps import planned_runs
@@ -81,7 +82,7 @@ def test_what_is_wrong_is_one_line_before_anything_trains(line, why, run, monkey
 
 
 def test_without_submitit_there_are_no_jobs(monkeypatch):
-    monkeypatch.setattr('coulomb_gan.reporting.launch.find_spec', lambda name: None)
+    monkeypatch.setattr('coulomb_gan.reporting.jobs.find_spec', lambda name: None)
     with pytest.raises(RunError, match='pip install submitit'): check_resources(Resources('local'))
 
 
