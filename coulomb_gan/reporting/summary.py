@@ -191,9 +191,12 @@ SHOWN = 272  # pixels a side: eight images of 32 pixels with their gaps
 
 # %% ../../nbs/7_reporting/20_summary.ipynb #b2a8d84e
 def _picture(path):
-    "The upper left part of a picture, as an element of a page."
+    "The upper left part of a mosaic, or a plot of points made smaller, as an element of a page."
     with Image.open(path) as image:
         part = image.crop((0, 0, min(SHOWN, image.width), min(SHOWN, image.height)))
+        if path.with_suffix('.npy').exists():  # points are kept beside their plot
+            part = image.convert('RGB')
+            part.thumbnail((SHOWN, SHOWN))
         buffer = io.BytesIO()
         part.save(buffer, 'png')
     data = base64.b64encode(buffer.getvalue()).decode()
