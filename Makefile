@@ -1,10 +1,10 @@
-# make report · make test · make book · make test-browser · make lab: each sets up what it needs in .venv
+# make report · test · test-slurm · test-browser · book · lab: each sets up what it needs in .venv
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 BOOK := .venv/.book
 
-.PHONY: report test book test-browser lab readme
+.PHONY: report test test-slurm book test-browser lab readme
 
 report: $(READY)  ## train on the handwritten digits and render runs/digits/report.html
 	$(BIN)/coulomb-gan reproduce digits --out runs
@@ -12,6 +12,11 @@ report: $(READY)  ## train on the handwritten digits and render runs/digits/repo
 test: $(READY)  ## every check: the notebooks' own, then tests/
 	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest -q -n auto --dist worksteal
+
+test-slurm: $(READY)  ## jobs on a SLURM of one node, whose daemons are started and stopped here
+	@PATH=$$PATH:/usr/sbin:/sbin; for name in munged slurmctld slurmd sbatch; do command -v $$name > /dev/null || \
+		{ echo "$$name is missing: apt-get install slurm-wlm munge"; exit 1; }; done
+	COULOMB_GAN_SLURM=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 tests/reporting/test_slurm.py
 
 lab: $(READY)  ## JupyterLab in this environment
 	$(BIN)/jupyter lab nbs

@@ -25,6 +25,6 @@ setup(
                   'coulomb_gan.experiments': ['*.ipynb', '*.json', 'parameters/*.yaml'],
                   'coulomb_gan.trained': ['*/config.json', '*/checkpoints/*.pt']},
     install_requires=cfg['requirements'].split() + cfg['pip_requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'book': cfg['book_requirements'].split()},
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'cluster', 'tensorboard', 'book')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['coulomb_gan=coulomb_gan._modidx:d']},
 )

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from coulomb_gan.data.catalogue import load
-from coulomb_gan.data.datasets import Samples
+from coulomb_gan.data.prefetching import Prefetched
 from coulomb_gan.tables import table
 from coulomb_gan.training.algorithm import train_step
 from coulomb_gan.training.cuda_graph import GraphedStep
@@ -93,7 +93,7 @@ def main():
     torch.set_num_threads(1)
     e = experiment('mixture', batch=o.batch, device=o.device, eps_end=None, decay='none', weight_decay=0.,
                    lr_g=1e-4, lr_d=1e-4)
-    real = Samples(load('mixture'), o.device)
+    real = Prefetched(load('mixture'), o.device)
     steps = all_steps(e, o.compile)
     first = {name: run(step, e, real)[0] for name, step in steps.items()}
     times = time_all(steps, e, real, o.seconds)

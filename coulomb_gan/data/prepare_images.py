@@ -89,14 +89,22 @@ def _bar(done, total, show):
     return tqdm(desc='images', unit='image', initial=done, total=total, disable=not show,
                 mininterval=interval)
 
+# %% ../../nbs/4_data/08_prepare_images.ipynb #7fd6ad40
+def _decoded(names, square_of, each):
+    "Chunks of names with their squares; the threads behind `each` are given the next chunk first"
+    chunks = [names[i:i + CHUNK] for i in range(0, len(names), CHUNK)]
+    ahead = each(square_of, chunks[0]) if chunks else ()
+    for chunk, following in zip(chunks, [*chunks[1:], []]):
+        results = list(ahead)
+        ahead = each(square_of, following)
+        yield chunk, results
+
 # %% ../../nbs/4_data/08_prepare_images.ipynb #e27cb5e0
 def _fill(found, names, out, state, each, max_bad, progress):
     "Decodes what is left, chunk by chunk, with `each` as `map`; refuses when too much of it is unusable"
     def square_of(name): return decode(found, name, state['size'], state['crop'], state['upscale'])
     with _bar(state['done'], len(names), progress) as bar:
-        while state['done'] < len(names):
-            chunk = names[state['done']:state['done'] + CHUNK]
-            results = list(each(square_of, chunk))
+        for chunk, results in _decoded(names[state['done']:], square_of, each):
             growing_arrays.append(out, state, chunk, results)
             bar.update(len(chunk))
             _check_share(out, state, len(names), max_bad)
@@ -107,7 +115,7 @@ def _finish(found, train, test, out, state):
     left = [name for name in train + test if name not in state['skipped']]
     count = state['count']
     held_out = math.ceil(count / 10)
-    if test: held_out = len({*left} & {*test})
+    if test: held_out = sum(name not in state['skipped'] for name in test)
     if not 0 < held_out < count: _refuse(out, f'{count} images are left, {held_out} to hold out: too few')
     if found.labels:
         labels = [found.labels[name] for name in left]

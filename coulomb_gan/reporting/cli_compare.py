@@ -11,8 +11,13 @@ from typing import Any
 
 import click
 from .cli_evaluate import extractors_of
-from .cli_options import GroupedCommand, given_options, setting_options
-from .compare import SETS, compare, planned
+from .cli_options import GroupedCommand, given_options, record_options, setting_options
+from .cli_reproduce import resources_of
+from .compare import SETS, compare, compared, planned
+from .jobs import Resources, job_of
+from .launch import launch
+from .reproduce import check_report
+from .sweeps import changes_from
 from ..training.presets import METHODS
 
 # %% ../../nbs/7_reporting/12_cli_compare.ipynb #1bd8cbfd
@@ -31,7 +36,21 @@ def _measuring(weights, function, samples):
     if not extractors: raise ValueError('--samples needs --inception or --features')
     return {'extractors': extractors, 'samples': samples}
 
+# %% ../../nbs/7_reporting/12_cli_compare.ipynb #b82f2d1f
+def _launch(name, experiments, out, seeds, seconds, r):
+    "Makes the runs of a comparison as jobs. Raises ValueError where a time is asked for."
+    if seconds: raise ValueError('--seconds is measured on this machine; give jobs --steps')
+    for e in experiments.values(): check_report(r.checked(e), out)
+    jobs = {}
+    for key, e in experiments.items():
+        for seed in range(seeds):
+            run = compared(e, e.optim.steps, seed)
+            jobs[f'{key}-{seed}'] = job_of(out / f'{key}-{seed}', name, changes_from(name, run), r)
+    launch(jobs, r, out, click.echo)
+    click.echo('when all have ended, the same line without --launch makes the page')
+
 # %% ../../nbs/7_reporting/12_cli_compare.ipynb #4cc33ebb
+@record_options(Resources, 'Jobs')
 @setting_options
 @click.command('compare', cls=GroupedCommand)
 @click.argument('name')
@@ -52,13 +71,15 @@ def compare_command(
     **changes: Any,  # what to measure with, and settings given as options
 ):
     "Train NAME by several methods and seeds, and render them side by side."
+    r = resources_of(changes)
     measuring = _measuring(**{option.name: changes.pop(option.name) for option in MEASURING})
-    given = given_options(changes)
     chosen = methods.split(',') if methods else None
-    experiments = planned(name, chosen, narrower, **given)
+    experiments = planned(name, chosen, narrower, **given_options(changes))
     ending = methods if methods in SETS else 'methods'
     place = out or Path('runs', f'{name}-{ending}')
+    if r.as_jobs: return _launch(name, experiments, place, seeds, seconds, r)
     page = compare(experiments, place, seeds, seconds, report, **measuring)
     click.echo(f'open {page}')
 
+# %% ../../nbs/7_reporting/12_cli_compare.ipynb #6e9b9101
 compare_command.params += MEASURING

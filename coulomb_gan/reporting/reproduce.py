@@ -8,7 +8,7 @@ __all__ = ['REPORTS', 'reported_run', 'finished_run', 'report_of', 'render', 'ch
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #6434c86c
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from .sections import add_metrics, read_result
 from ..training.config import Experiment
 from ..training.fit import check_experiment, fit
 from ..training.loading import Run, load_run
+from ..training.loggers import Logger
 from ..training.presets import experiment
 from ..training.stored_features import encoder_of_run
 
@@ -103,13 +104,14 @@ def reproduce(
     out: Path | str,  # run folder
     report: Path | None = None,  # folder that gets a copy of the report
     progress: bool = True,  # show the bars of training and report
+    loggers: Iterable[Logger] = (),  # are told each line of metrics
     **changes: Any,  # options by their flat names, which replace the preset's
 ) -> Path:  # the rendered page
     "Trains (or continues, or loads) an experiment and renders its report. Raises as its parts."
     e = experiment(name, **changes)
     folder = Path(out)
     check_places(folder, report)
-    run = fit(e, folder, progress=progress)  # checks the experiment itself first
+    run = fit(e, folder, progress=progress, loggers=loggers)  # checks the experiment itself first
     page = execute(notebook(report_of(run)), folder, progress=progress, name=name, settings=e.to_dict())
     return copy_report(page, report)
 

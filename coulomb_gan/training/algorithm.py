@@ -9,7 +9,7 @@ __all__ = ['differentiate', 'move', 'update_at_once', 'update_in_turn', 'rows_of
 # %% ../../nbs/6_training/06_algorithm.ipynb #76c4f138
 import torch
 from torch import Tensor, nn
-from ..data.datasets import Samples
+from ..data.prefetching import Prefetched
 from .state import TrainState
 
 # %% ../../nbs/6_training/06_algorithm.ipynb #6f9fb435
@@ -130,11 +130,10 @@ def flipped(
 # %% ../../nbs/6_training/06_algorithm.ipynb #904dc34a
 def draw_real(
     t: TrainState,  # gives the random numbers and says whether to mirror
-    real: Samples,  # the training samples, on the device of the run
+    real: Prefetched,  # the training samples, on the device of the run
 ) -> Tensor:  # floats `(rows_of_a_step(t), *shape)`
     "The real samples of one step."
-    rows = draw_rows(t, len(real))
-    y = real[rows]
+    y = real.drawn(lambda: draw_rows(t, len(real)))
     if t.experiment.optim.flip: y = flipped(y, t.gen)
     return y
 

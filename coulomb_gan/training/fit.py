@@ -8,6 +8,7 @@ __all__ = ['check_experiment', 'fit']
 # %% ../../nbs/6_training/11_fit.ipynb #a32187e7
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
 from .evaluation import Evaluation, monitored_metric
+from .loggers import Logger, logging_to
 from .loading import IN_MEMORY, Run, checkpoint_to_continue, may_grow, restore
 from .run_folder import append_metrics, environment, keep_checkpoints
 from .run_folder import open_run, rewind_metrics, save_checkpoint
@@ -66,7 +68,7 @@ def _show(bar, line):
     bar.set_postfix(numbers, refresh=False)
 
 # %% ../../nbs/6_training/11_fit.ipynb #106cf098
-def _train(run, evaluation, lock, bar):
+def _train(run, evaluation, lock, bar, loggers):
     "Steps until the run is finished; some are followed by a line of metrics, an evaluation, a checkpoint."
     t, out, progress = run.state, run.out, run.state.progress
     optim, record = t.experiment.optim, t.experiment.record
@@ -74,7 +76,7 @@ def _train(run, evaluation, lock, bar):
     step = GraphedStep(t)
     finite = FiniteLosses(record.device)
     clock = Clock(progress)
-    with stop_signals() as stop, flushed():
+    with stop_signals() as stop, flushed(), logging_to(loggers, out, t.experiment) as log:
         while not progress.finished:
             # one step of the algorithm
             y = draw_real(t, real)
@@ -93,6 +95,7 @@ def _train(run, evaluation, lock, bar):
                 progress.finished |= last
                 clock.note()
                 append_metrics(out, line)
+                log(line)
                 if to_evaluate: _save(t, out, lock)
                 _show(bar, line)
 
@@ -166,6 +169,7 @@ def fit(
     data: Any = None,  # samples in memory, as `from_memory` takes them; None: the experiment says where
     resume: bool = True,  # continue a run found there; False refuses a folder that holds one
     progress: bool = True,  # show a progress bar with rate, remaining time, loss and energy
+    loggers: Iterable[Logger] = (),  # are told each line of metrics
 ) -> Run:
     "Trains, or continues, or loads what is finished. Raises RunError, Interrupted; see the checks."
     out = Path(out)
@@ -187,6 +191,7 @@ def fit(
         if not done: rewind_metrics(out, t.progress.step)
 
         # to the end
-        with progress_bar(out, t.progress, e.optim.steps, progress) as bar: _train(run, evaluation, lock, bar)
+        with progress_bar(out, t.progress, e.optim.steps, progress) as bar:
+            _train(run, evaluation, lock, bar, loggers)
         if not (out / 'result.json').exists(): write_json(out / 'result.json', _result(run))
     return run

@@ -12,7 +12,8 @@ from shutil import disk_usage
 import numpy as np
 import torch
 from torch import Tensor
-from ..data.datasets import Data, Samples
+from ..data.datasets import Data
+from ..data.prefetching import Prefetched
 from ..files import RunError, open_array, read_json, write_json, writing
 from ..locks import locked
 from ..objectives.base import Objective
@@ -116,13 +117,13 @@ def training_samples(
     t: TrainState,  # after `prepare_encoder`
     data: Data,  # what it learns from
     progress: bool = False,  # show a bar where features are computed
-) -> Samples:
+) -> Prefetched:
     "What the steps of a run draw from: its training samples, or their stored features."
     e = t.experiment
     device = e.record.device
-    if t.encoder is None or e.optim.flip or data.kind != 'images': return Samples(data, device)
+    if t.encoder is None or e.optim.flip or data.kind != 'images': return Prefetched(data, device)
     rows = stored_features(e.objective, t.encoder, data, device, progress=progress)
-    return Samples(Data(train=rows, test=rows[:0]), device)
+    return Prefetched(Data(train=rows, test=rows[:0]), device)
 
 # %% ../../nbs/6_training/18_stored_features.ipynb #8e15c391
 def encoder_of_run(

@@ -12,6 +12,7 @@ from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
 from coulomb_gan.data import datasets
+from coulomb_gan.data.prefetching import Prefetched
 from coulomb_gan.data.datasets import Data, Modes, Samples, content_digest, digits, fits, from_memory, identity
 from coulomb_gan.data.datasets import to_float, to_uint8
 from coulomb_gan.data.text import Corpus
@@ -342,3 +343,14 @@ def test_streamed_rows_on_a_gpu(monkeypatch):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_samples_on_a_gpu_are_taken(): assert from_memory(PIXELS.cuda()).digest == from_memory(PIXELS).digest
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_prefetched_run_equals_resident_run(tmp_path, monkeypatch):
+    "Rows are read beside the step before; the random numbers are those of the usual order"
+    e = experiment('tiny', steps=200, eval_every=200, device='cuda', flip=True)
+    resident = fit(e, tmp_path / 'resident', progress=False).sample(20)
+    monkeypatch.setattr(datasets, 'fits', lambda stored, device: False)
+    assert Prefetched(digits(), 'cuda').stream is not None
+    prefetched = fit(e, tmp_path / 'prefetched', progress=False).sample(20)
+    torch.testing.assert_close(prefetched, resident)

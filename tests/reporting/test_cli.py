@@ -14,8 +14,7 @@ from coulomb_gan.data.datasets import digits
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.metrics.feature_extractors import FeatureExtractor, evaluate_features
 from coulomb_gan.metrics.frechet import Statistics, save_statistics, statistics
-from coulomb_gan.reporting import cli as commands
-from coulomb_gan.reporting import cli_compare, cli_evaluate
+from coulomb_gan.reporting import cli_compare, cli_evaluate, cli_reproduce
 from coulomb_gan.reporting import reproduce
 from coulomb_gan.reporting.cli import cli, main
 from coulomb_gan.training.config import options
@@ -61,7 +60,7 @@ def test_help_of_every_command(command, run):
 def test_help_lists_the_commands(run):
     code, out, _ = run('--help')
     assert code == 0
-    assert sorted(cli.commands) == ['advise', 'compare', 'evaluate', 'export', 'list', 'prepare', 'reproduce', 'sample', 'show', 'train']
+    assert sorted(cli.commands) == ['advise', 'compare', 'evaluate', 'export', 'list', 'prepare', 'reproduce', 'sample', 'show', 'status', 'summary', 'train']
     assert all(command in out for command in cli.commands)
 
 
@@ -248,10 +247,10 @@ def test_a_run_that_may_not_be_written_is_evaluated_elsewhere(run, tmp_path, mon
 @pytest.mark.parametrize('line, asked', [('', ('mixture', 'runs/mixture')), (' --full', ('mixture-full', 'runs/mixture-full'))])
 def test_the_full_length_has_its_own_run_and_the_same_report(line, asked, run, monkeypatch):
     calls = []
-    def reproduced(preset, out, report, **changes):
+    def reproduced(preset, out, report, loggers, **changes):
         calls.append((preset, str(out), str(report), changes))
         return report / 'report.html'
-    monkeypatch.setattr(commands, 'reproduce', reproduced)
+    monkeypatch.setattr(cli_reproduce, 'reproduce', reproduced)
     code, out, _ = run(f'reproduce mixture{line} --report reports --seed 3')
     assert (code, calls) == (0, [(*asked, 'reports/mixture', dict(seed=3))])
     assert out.splitlines()[-1] == f'{asked[0]}: open reports/mixture/report.html'

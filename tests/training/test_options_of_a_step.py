@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from coulomb_gan.data.datasets import Samples
+from coulomb_gan.data.prefetching import Prefetched
 from coulomb_gan.training import algorithm
 from coulomb_gan.training.algorithm import flipped, rows_of_a_step, train_step
 from coulomb_gan.training.config import Experiment, Optimisation
@@ -117,7 +117,7 @@ def test_without_it_nothing_is_drawn(tmp_path, monkeypatch):
 
 def test_images_themselves_stay_as_they_are():
     data, _ = check_experiment(TINY)
-    real = Samples(data, 'cpu')
+    real = Prefetched(data, 'cpu')
     before = data.train.clone()
     y = real[torch.arange(50)]
     whole = y.clone()
