@@ -29,7 +29,7 @@ test-browser: $(BOOK)  ## the book, the reports and the playground in Chromium, 
 	@{ command -v chromium || command -v google-chrome; } > /dev/null && command -v chromedriver > /dev/null || \
 		{ echo 'no browser: apt-get install chromium chromium-driver'; exit 1; }
 	$(MAKE) book
-	BOOK=_book $(BIN)/python -m pytest -q tests/browser
+	BOOK=_book $(BIN)/python -m pytest -q -n auto tests/browser
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@echo 'setting up .venv, a few minutes on the first run'
