@@ -22,7 +22,7 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 		--TagRemovePreprocessor.remove_input_tags=remove_input
 
 book: $(BOOK)  ## every notebook as a page with the outputs stored in it, reports, reference and playground: _book/index.html
-	$(BIN)/sphinx-build -E -a -q -W --keep-going -j auto -b html nbs _book
+	$(BIN)/sphinx-build -E -a -q -W --keep-going -j auto -d .venv/doctrees nbs _book
 	@echo 'open _book/index.html'
 
 test-browser: $(BOOK)  ## the book, the reports and the playground in Chromium, without a network
