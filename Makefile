@@ -29,14 +29,14 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 	sed -i -e '/./,/^$$/!d' README.md  # one empty line where there were several
 
 book: $(BOOK)  ## every notebook as a page with the outputs stored in it, reports, reference and playground: _book/index.html
-	$(BIN)/sphinx-build -E -a -q -W --keep-going -j auto -b html nbs _book
+	$(BIN)/sphinx-build -E -a -q -W --keep-going -j auto -d .venv/doctrees nbs _book
 	@echo 'open _book/index.html'
 
 test-browser: $(BOOK)  ## the book, the reports and the playground in Chromium, without a network
 	@{ command -v chromium || command -v google-chrome; } > /dev/null && command -v chromedriver > /dev/null || \
 		{ echo 'no browser: apt-get install chromium chromium-driver'; exit 1; }
 	$(MAKE) book
-	BOOK=_book $(BIN)/python -m pytest -q tests/browser
+	BOOK=_book $(BIN)/python -m pytest -q -n auto tests/browser
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@echo 'setting up .venv, a few minutes on the first run'

@@ -35,6 +35,7 @@ html_math_renderer = 'mathml'
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
+html_sidebars = {'**': ['navbar-logo.html', 'sbt-sidebar-nav.html']}
 html_context = {'default_mode': 'auto'}
 html_theme_options = {
     'show_toc_level': 2,

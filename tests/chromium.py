@@ -85,6 +85,7 @@ class Browser:
             const seen = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
             for (let node; node = seen.nextNode();) {
                 if (node.parentElement.closest('pre, code, script, style, annotation, [class*=jp-OutputArea-output] > pre')) continue;
-                if (/\\[a-zA-Z]{2,}|\$\$|\$[^\s$][^$\n]*\$/.test(node.data)) found.push(node.data.trim().slice(0, 160));
+                const tex = node.data.match(/\\[a-zA-Z]{2,}|\$\$|\$[^\s$][^$\n]*\$/);
+                if (tex) found.push(`TeX: ${tex[0]}`);
             }
             return found;''')

@@ -1,6 +1,6 @@
 """Words that must not come back: each has one better, which the field knows or a newcomer can guess.
 
-Searched are the cells of the notebooks, the tests, the benchmarks, the README and what `--help` prints.
+Searched are the cells of the notebooks, the tests, the benchmarks, the README, the book's own files and what `--help` prints.
 """
 import re
 from pathlib import Path
@@ -64,7 +64,8 @@ def found(text, where=''):
     return faults
 
 
-TEXTS = [p for pattern in ('tests/**/*.py', 'benchmarks/*.py', 'benchmarks/*.md', 'README.md') for p in sorted(ROOT.glob(pattern))
+BOOK = 'nbs/*.md', 'nbs/api/*.md', 'nbs/_ext/*.py', 'nbs/_static/*.js', 'nbs/playground/*'
+TEXTS = [p for pattern in ('tests/**/*.py', 'benchmarks/*.py', 'benchmarks/*.md', 'README.md', *BOOK) for p in sorted(ROOT.glob(pattern))
          if p != Path(__file__).resolve()]
 
 

@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 def read_notebook(name): return json.loads((ROOT / f'nbs/{name}.ipynb').read_text(encoding='utf-8'))
 
 
+def keep_inside(app):
+    "MyST-NB's own copies of the notebooks stay out of the checkout"
+    app.env.mystnb_config = app.env.mystnb_config.copy(output_folder=str(Path(app.doctreedir) / 'notebooks'))
+
+
 def on_source(app, name, source):
     "A notebook without what is for nbdev only"
     if not str(app.env.doc2path(name)).endswith('.ipynb'): return
@@ -92,6 +97,7 @@ def setup(app):
     app.add_directive('api', Api)
     app.add_directive('reports', Reports)
     app.add_directive('playground', Playground)
+    app.connect('builder-inited', keep_inside, priority=900)     # after MyST-NB has set it
     app.connect('source-read', on_source)
     app.connect('build-finished', copy_beside)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

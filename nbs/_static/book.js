@@ -1,4 +1,4 @@
-// One switch for the code of all cells, remembered by the browser. Without scripts all code is shown.
+// One switch for the code of all cells, which the browser keeps. Without scripts all code is shown.
 (() => {
   const root = document.documentElement, key = 'code';
   const stored = () => { try { return localStorage.getItem(key); } catch { return null; } };

@@ -32,7 +32,7 @@ def test_faults_are_found(browser):
     browser.wait('[...document.images].slice(-2).every(i => i.complete)')
     found = '\n'.join(browser.faults())
     for part in ('broken', '404: ', 'elsewhere: https://host.example/x.png', 'failed: net::ERR_NAME_NOT_RESOLVED'): assert part in found
-    assert browser.raw_tex() == ['$\\frac12$'] and 'wide' in '\n'.join(browser.overflow())
+    assert browser.raw_tex() == ['TeX: $\\frac12$'] and 'wide' in '\n'.join(browser.overflow())
 
 
 # --- order and links ----------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_every_start_moves_with_every_kernel(kernel, preset, browser):
     (dict(preset='far'), lambda shares, F: .01 < shares[3] < .04),
     (dict(preset='far', d=3), lambda shares, F: shares[3] == 0),
     (dict(preset='eight', width=2), lambda shares, F: F < 1e-6 and max(shares) < 1.2 * min(shares)),
-    (dict(preset='eight', kernel='drifting'), lambda shares, F: shares[0] + shares[7] > .5)], ids=str)
+    (dict(preset='eight', kernel='drifting'), lambda shares, F: shares[0] + shares[7] > .5)])
 def test_what_the_page_says_of_them_is_seen(controls, holds, browser):
     "Three hundred steps; motion and samples are the same for every reader"
     paused(browser)
