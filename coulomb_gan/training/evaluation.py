@@ -6,6 +6,7 @@
 __all__ = ['SHOWN', 'energy_kernel', 'training_energy', 'save_samples', 'monitored_metric', 'Evaluation']
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #21f245ff
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -90,8 +91,10 @@ def save_samples(
     seed = t.experiment.record.seed
     x = t.sample(n, seed).cpu()
     step = t.progress.step
-    for ending, contents in _as_files(x, data).items():
-        write_whole(Path(folder, f'{step}{ending}'), contents)
+    with t.world.agreed() as writes:
+        if not writes: return
+        for ending, contents in _as_files(x, data).items():
+            write_whole(Path(folder, f'{step}{ending}'), contents)
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #a918bda3
 def monitored_metric(
@@ -132,7 +135,10 @@ class Evaluation:
         e = t.experiment
         x = t.sample(e.record.eval_samples, e.record.seed)
         save_samples(t, self.data, folder)
-        found = {'energy': training_energy(x, e, self.data)}
+        return t.world.from_first(partial(self._numbers, t, x))
+    def _numbers(self, t, x):
+        "The numbers of one evaluation, from its samples."
+        found = {'energy': training_energy(x, t.experiment, self.data)}
         found |= _own_number(t)
         if self.metric is not None: found |= self.metric.compute(x, self.prepared)
         return found
