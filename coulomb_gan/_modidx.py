@@ -1876,6 +1876,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                                   'coulomb_gan/training/distributed.py'),
                                                   'coulomb_gan.training.distributed._by_channel': ( '6_training/distributed.html#_by_channel',
                                                                                                     'coulomb_gan/training/distributed.py'),
+                                                  'coulomb_gan.training.distributed._groups': ( '6_training/distributed.html#_groups',
+                                                                                                'coulomb_gan/training/distributed.py'),
                                                   'coulomb_gan.training.distributed._is_first_to_say': ( '6_training/distributed.html#_is_first_to_say',
                                                                                                          'coulomb_gan/training/distributed.py'),
                                                   'coulomb_gan.training.distributed._reaching': ( '6_training/distributed.html#_reaching',

@@ -1,33 +1,61 @@
-"""What the processes of a test do: `torchrun several.py FUNCTION ARGUMENTS`."""
-import json
+"""Runs of several processes: forks of this one, or a script for torchrun: `torchrun several.py FUNCTION ARGUMENTS`."""
 import os
+import re
 import sys
+import warnings
+from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 os.environ['OMP_NUM_THREADS'] = '1'
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / 'training')]
+if __name__ == '__main__': sys.path.insert(1, str(Path(__file__).parent / 'training'))      # for `steps`
 
 import torch
+from torch.distributed import TCPStore
 
-import faults
-from coulomb_gan.training import distributed, fit
 from coulomb_gan.training.algorithm import train_step
 from coulomb_gan.training.distributed import joined
 from coulomb_gan.training.state import TrainState
+from faults import FORK
+from tiny_runs import flat
 
 torch.set_num_threads(1)
-RANK = int(os.environ.get('RANK', 0))
 
 
-def flat_state(t):
-    "All that a step changes, by name"
-    from tiny_runs import flat
-    saved = t.state_dict()
-    return {name: value for name, value in flat(saved).items() if 'seconds' not in name}
+# --- forks --------------------------------------------------------------------------------------------------------
 
+class Ended(NamedTuple):
+    codes: list  # exit codes by rank; minus the signal that killed one
+    said: list  # lines of all processes on stderr
+
+
+def together(n, work, folder, wait=300, frozen=()):
+    "`work(rank)` in n forks of this process, started as torchrun starts them; what they say goes to files in a folder"
+    store = TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=wait))
+    shared = dict(WORLD_SIZE=n, MASTER_ADDR='127.0.0.1', MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True)
+    def child(rank):
+        sys.stderr = open(folder / f'stderr-{rank}', 'w', buffering=1)
+        os.dup2(sys.stderr.fileno(), 2)
+        warnings.simplefilter('default')
+        os.environ.update({name: str(value) for name, value in {**shared, 'RANK': rank, 'LOCAL_RANK': rank}.items()})
+        work(rank)
+    children = [FORK.Process(target=child, args=(rank,)) for rank in range(n)]
+    for process in children: process.start()
+    for rank, process in enumerate(children):
+        if rank not in frozen: process.join(wait)
+    for rank in frozen: children[rank].kill()
+    for rank in frozen: children[rank].join()
+    hanging = [process for process in children if process.is_alive()]
+    for process in hanging: process.kill()
+    assert not hanging, f'{len(hanging)} of {n} processes hang'
+    said = [line for rank in range(n) for line in re.split('[\\r\\n]+', (folder / f'stderr-{rank}').read_text())]
+    return Ended([process.exitcode for process in children], said)
+
+
+# --- scripts for torchrun -----------------------------------------------------------------------------------------
 
 def steps(out, n):
-    "Ends of all cases after n steps"
+    "The ends of all cases after n steps, a file for each process"
     from test_distributed import CASES, drawn, experiment_of
     torch.set_default_dtype(torch.float64)
     with joined() as world:
@@ -35,20 +63,15 @@ def steps(out, n):
         for name, (options, shape) in CASES.items():
             t = TrainState(experiment_of(options), shape, world)
             losses = [torch.stack(train_step(t, y)) for y in drawn(t, shape, int(n))]
-            ends[name] = flat_state(t) | {'losses': torch.stack(losses), 'samples': t.sample(30, seed=1)}
+            ends[name] = flat(t.state_dict()) | {'losses': torch.stack(losses), 'samples': t.sample(30, seed=1)}
         torch.save(ends, f'{out}/{world.rank}.pt')
 
 
 def command(before, *line):
-    "`coulomb-gan` after statements of this process, from a mapping of ranks"
-    exec(json.loads(before).get(str(RANK), ''), globals())
+    "`coulomb-gan` after some statements"
+    exec(before, globals())
     from coulomb_gan.reporting.cli import main
     main(list(line))
-
-
-def at_line(number, act, after=False):
-    "From now on, `act` at the line of metrics of that number, in every process, whether it writes or not"
-    faults.at_call(fit, '_line', number, act, after)
 
 
 if __name__ == '__main__': globals()[sys.argv[1]](*sys.argv[2:])

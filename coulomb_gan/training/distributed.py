@@ -8,6 +8,7 @@ __all__ = ['TIMEOUT', 'DAY', 'KINDS', 'NEEDED', 'rows_of', 'Lost', 'World', 'Syn
 
 # %% ../../nbs/6_training/20_distributed.ipynb #5a3afd72
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
@@ -50,8 +51,9 @@ def _reaching(world):
     "Turns what a communication fails with into Lost."
     try: yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise Lost(f'process {world.rank} of {world.size} lost another one ({reason:.120}); '
+        said = re.sub(r'^\[.*?\] *', '', str(error))  # without the place in the library
+        reason = re.split(r'\. |\n', said)[0]
+        raise Lost(f'process {world.rank} of {world.size} lost another one ({reason:.100}); '
                    'the same command continues from the newest checkpoint') from error
 
 # %% ../../nbs/6_training/20_distributed.ipynb #e1007cc5
@@ -311,7 +313,7 @@ def check_same(self: World,
     for rank, (other, found) in enumerate(others, 1):
         differing = [name for name in first if found[name] != first[name]]
         if not differing: continue
-        error = RunError(f'process {rank} on {other} has another {" and ".join(differing)} than process 0 on {host}; '
+        error = RunError(f'process {rank} on {other} differs from process 0 on {host} in {" and ".join(differing)}; '
                          'give all processes the same')
         error.silent = not self.first
         raise error
@@ -365,26 +367,33 @@ def _store():
 # %% ../../nbs/6_training/20_distributed.ipynb #d847f6b9
 _RUNS = count()  # runs of this process so far, each with groups of its own
 
-# %% ../../nbs/6_training/20_distributed.ipynb #ceee18dd
+# %% ../../nbs/6_training/20_distributed.ipynb #1cb6a460
+def _groups(backend, store, rank, size, timeout):
+    "Makes the group of a run, and two for messages in main memory: the World of them."
+    patience = timedelta(seconds=timeout)
+    with _reaching(World(rank, size)):
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+        control = dist.new_group(backend='gloo', timeout=patience)
+        patient = dist.new_group(backend='gloo', timeout=DAY)
+    return World(rank, size, control, patient)
+
+# %% ../../nbs/6_training/20_distributed.ipynb #ac06d8e8
 @contextmanager
 def joined(
     device: str = 'cpu',  # of this process; a GPU speaks NCCL, a CPU gloo
     timeout: float = TIMEOUT,  # seconds that a process waits for the others in a step
 ):
-    "The World of a run, as torchrun started it; one process without. Raises RunError for half an environment."
+    "The World of a run, as torchrun started it. Raises RunError for half an environment, Lost in the block."
     size = world_size()
     if size == 1:
         yield World()
         return
-    rank = int(os.environ['RANK'])
     on_gpu = torch.device(device).type == 'cuda'
     if on_gpu: torch.cuda.set_device(device)
-    store = dist.PrefixStore(f'run {next(_RUNS)}', _store())
-    patience = timedelta(seconds=timeout)
-    dist.init_process_group('nccl' if on_gpu else 'gloo', store=store, rank=rank, world_size=size, timeout=patience)
-    control = dist.new_group(backend='gloo', timeout=patience)
-    patient = dist.new_group(backend='gloo', timeout=DAY)
-    try: yield World(rank, size, control, patient)
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    store = dist.PrefixStore(f'attempt {attempt}, run {next(_RUNS)}', _store())
+    rank = int(os.environ['RANK'])
+    try: yield _groups('nccl' if on_gpu else 'gloo', store, rank, size, timeout)
     except Lost as error:
         error.silent = not _is_first_to_say(store)
         raise
