@@ -16,9 +16,10 @@ from coulomb_gan.training import fit as fitting
 from coulomb_gan.training.algorithm import rows_of_a_step
 from coulomb_gan.training.distributed import joined
 from coulomb_gan.training.loading import load_run
+from coulomb_gan.training.presets import experiment
 from coulomb_gan.training.run_folder import read_metrics
 from faults import at_call, die, fill_the_disk, send
-from several import steps, together
+from several import ip, on_machines, steps, together, why_no_networks
 from tiny_runs import GAMES, VARIANTS, result, steps_saved, tiny, train
 
 WORKER = Path(__file__).parents[1] / 'several.py'
@@ -72,6 +73,10 @@ def test_cases_name_every_objective(): assert {*OBJECTIVES} <= {*CASES}
 # --- a run --------------------------------------------------------------------------------------------------------
 
 LINE = 'train tiny --steps 12 --batch 24 --decay none --log-every 3 --eval-every 6 --eval-samples 50 --no-batch-norm-g'
+
+def run_experiment():
+    "The settings of that line"
+    return experiment('tiny', steps=12, batch=24, decay='none', log_every=3, eval_every=6, eval_samples=50, batch_norm_g=False)
 
 def training(out, options='', before=None):
     "What a process does: the command, after `before(rank)`"
@@ -173,7 +178,7 @@ def test_all_stop_together_and_say_it_once(case, undisturbed, tmp_path):
 def test_frozen_process_is_waited_for_so_long_and_no_longer(tmp_path):
     def work(rank):
         if rank == 1: at_step(4, lambda: send(signal.SIGSTOP))
-        with joined(timeout=5) as world: train(experiment_of({}), tmp_path / 'run', world=world)
+        with joined(timeout=5) as world: train(run_experiment(), tmp_path / 'run', world=world)
     ended = together(2, work, tmp_path, frozen=[1])
     assert ended.codes == [1, -9]
     assert any(line.startswith('coulomb_gan.training.distributed.Lost: process 0 of 2 lost another one') for line in ended.said)
@@ -187,6 +192,35 @@ def test_restarted_by_torchrun(undisturbed, tmp_path):
               "if os.environ['RANK'] == '1' and not once.exists(): faults.at_call(fitting.FiniteLosses, 'see', 8, kill)")
     done = torchrun(2, 'command', before, *LINE.split(), '--out', out, restarts=1)
     assert done.returncode == 0 and once.exists(), done.stderr
+    assert_alike(out, undisturbed)
+
+
+# --- machines -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def networks():
+    if reason := why_no_networks(): pytest.skip(reason)
+
+
+@pytest.mark.parametrize('n', [2, 4])
+def test_machines_with_addresses_of_their_own(n, networks, undisturbed, tmp_path):
+    out = tmp_path / 'run'
+    ended = on_machines(n, training(out), tmp_path)
+    assert ended.codes == [0] * n, ended.said
+    assert_alike(out, undisturbed)
+
+
+@pytest.mark.parametrize('n', [2, 4])
+def test_cable_that_is_cut(n, networks, undisturbed, tmp_path):
+    "Nobody hears of it: only the time-out ends the run, on both sides; the last machine has no way to say that it did"
+    out = tmp_path / 'run'
+    def work(rank):
+        if rank == n - 1: at_step(8, lambda: ip('link set cable down'))
+        with joined(timeout=5) as world: train(run_experiment(), out, world=world)
+    ended = on_machines(n, work, tmp_path)
+    assert ended.codes == [1] * n, ended.said
+    assert steps_saved(out) == [6]
+    assert together(2, training(out), tmp_path).codes == [0, 0]
     assert_alike(out, undisturbed)
 
 
