@@ -17,7 +17,7 @@ import torch
 from torch.distributed import TCPStore
 
 from coulomb_gan.training.algorithm import train_step
-from coulomb_gan.training.distributed import joined
+from coulomb_gan.training.launched import joined
 from coulomb_gan.training.state import TrainState
 from faults import FORK, in_child
 from tiny_runs import flat

@@ -78,6 +78,14 @@ def _outputs(net, sets, separate, world):
     sizes = [len(a) for a in sets]
     return together.split(sizes)
 
+# %% ../../nbs/2_objectives/01_base.ipynb #06aec40d
+def _forward(passes, sets):
+    "Outputs at new sets, in the precision asked for."
+    inputs = passes.net, sets, passes.separate, passes.world
+    if passes.precision == 'float32': return _outputs(*inputs)
+    device = sets[0].device.type
+    with torch.autocast(device, torch.bfloat16): return _outputs(*inputs)
+
 # %% ../../nbs/2_objectives/01_base.ipynb #b6d31f43
 class Passes:
     "D at sets of points, each evaluated once as long as its weights stay."
@@ -98,7 +106,7 @@ class Passes:
         "Evaluates what has not been evaluated yet."
         new = [a for a in sets if self._found(a) is None]
         if new:
-            outputs = self._forward(new)
+            outputs = _forward(self, new)
             self.seen += zip(new, outputs)
         found = tuple(self._found(a) for a in sets)
         return found if len(sets) > 1 else found[0]
@@ -106,12 +114,6 @@ class Passes:
         "What D returned at this very tensor; None if it was not there yet."
         for points, out in self.seen:
             if points is a: return out
-    def _forward(self, sets):
-        "Outputs at new sets, in the precision asked for."
-        inputs = self.net, sets, self.separate, self.world
-        if self.precision == 'float32': return _outputs(*inputs)
-        device = sets[0].device.type
-        with torch.autocast(device, torch.bfloat16): return _outputs(*inputs)
 
 # %% ../../nbs/2_objectives/01_base.ipynb #7aa5cfed
 OBJECTIVES = Registry('objective', renamed={'direct': 'exact-force'})

@@ -154,7 +154,8 @@ def _beside_charges(objective, b, x, y, a_x, a_y):
     all_x = torch.cat([x.flatten(1), more_x])
     all_y = torch.cat([y.flatten(1), more_y])
     kernel = objective.kernel(b)
-    return _potentials_beside(a_x.flatten(1), a_y.flatten(1), all_x, all_y, kernel, objective.strength(kernel))
+    strength = objective.strength(kernel)
+    return _potentials_beside(a_x.flatten(1), a_y.flatten(1), all_x, all_y, kernel, strength)
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #ccb3d209
 @patch

@@ -25,8 +25,8 @@ from .cli_prepare import prepare_data
 from .generate import export_generator, write_samples
 from .reproduce import check_report, reproduce
 from ..training.config import RENAMED, option_value, options
-from ..training.distributed import is_first, is_silent, world_size
 from ..training.fit import fit
+from ..training.launched import is_first, is_silent, world_size
 from ..training.loading import load_run
 from ..training.presets import EXPERIMENTS, experiment
 from ..training.safeguards import Interrupted

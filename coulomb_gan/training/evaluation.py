@@ -113,6 +113,14 @@ def _own_number(t):
     name = t.experiment.objective.monitored
     return {name: t.carried[name].item()} if name else {}
 
+# %% ../../nbs/6_training/08_evaluation.ipynb #d56c5cf4
+def _measured(evaluation, t, x):
+    "The numbers of one evaluation, from its samples."
+    found = {'energy': training_energy(x, t.experiment, evaluation.data)}
+    found |= _own_number(t)
+    if evaluation.metric is not None: found |= evaluation.metric.compute(x, evaluation.prepared)
+    return found
+
 # %% ../../nbs/6_training/08_evaluation.ipynb #689a7f99
 class Evaluation:
     "What is measured of one run."
@@ -135,13 +143,7 @@ class Evaluation:
         e = t.experiment
         x = t.sample(e.record.eval_samples, e.record.seed)
         save_samples(t, self.data, folder)
-        return t.world.from_first(partial(self._numbers, t, x))
-    def _numbers(self, t, x):
-        "The numbers of one evaluation, from its samples."
-        found = {'energy': training_energy(x, t.experiment, self.data)}
-        found |= _own_number(t)
-        if self.metric is not None: found |= self.metric.compute(x, self.prepared)
-        return found
+        return t.world.from_first(partial(_measured, self, t, x))
     def monitored(self,
         found: dict,  # from an evaluation
     ) -> float:  # the lower the better

@@ -8,7 +8,6 @@ __all__ = ['check_experiment', 'fit']
 # %% ../../nbs/6_training/11_fit.ipynb #a32187e7
 import sys
 import time
-from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,12 +17,12 @@ import torch
 from ..data.catalogue import load
 from ..data.datasets import Data, from_memory, identity
 from ..files import RunError, write_json, writing
-from ..locks import locked
 from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
-from .distributed import World, code_digest, joined, own_device
+from .distributed import World
 from .evaluation import Evaluation, monitored_metric
+from .launched import check_same_run, joined, own_device
 from .loading import IN_MEMORY, Run, checkpoint_to_continue, may_grow, restore
 from .run_folder import append_metrics, environment, keep_checkpoints
 from .run_folder import open_run, rewind_metrics, save_checkpoint
@@ -101,7 +100,7 @@ def _train(run, evaluation, lock, bar):
                 _show(bar, line)
 
             # a signal, at whichever process: a checkpoint, then out
-            asked = world.any(stop)
+            asked = world.heard(stop)
             if asked and not progress.finished:
                 with world.agreed() as writes:
                     finite.check(t, out)
@@ -167,24 +166,6 @@ def check_experiment(
     prepare_encoder(t, samples)
     return samples, t
 
-# %% ../../nbs/6_training/11_fit.ipynb #24f248cc
-@contextmanager
-def _folder(out, world):
-    "Holds the run folder, of several processes the first one: its lock, or None."
-    with ExitStack() as held:
-        lock = None
-        with world.agreed() as writes:
-            if writes: lock = held.enter_context(locked(out))
-        yield lock
-
-# %% ../../nbs/6_training/11_fit.ipynb #5271390a
-def _check_same(t, samples):
-    "Raises RunError unless all processes have the same settings, data and code."
-    if t.world.size == 1: return
-    settings = t.experiment.changed(device='cpu').to_dict()
-    del settings['data']  # where they lie; each machine may have its own place
-    t.world.check_same(settings=settings, data=identity(samples), code=code_digest(settings))
-
 # %% ../../nbs/6_training/11_fit.ipynb #216b6e91
 def fit(
     experiment: Experiment,  # all settings
@@ -203,9 +184,9 @@ def fit(
 
     # what cannot be built must not claim the folder
     samples, t = world.in_order(partial(check_experiment, e, data, world))
-    _check_same(t, samples)
+    check_same_run(t, samples)
     run = Run(out, e, t, source=samples)
-    with _folder(out, world) as lock:
+    with world.holding(out) as lock:
         saved, grows = world.from_first(partial(checkpoint_to_continue, out, e, resume))
         done = saved is not None and saved['progress']['finished']
         evaluation = None if done else world.in_order(partial(Evaluation, e, samples))

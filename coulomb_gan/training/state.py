@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from ..networks.base import build, latent_vectors, sample as _sample
 from ..objectives.base import Batch, Passes, couples_samples
 from .config import Experiment, Optimisation
-from .distributed import World, synchronise
+from .distributed import World
 from .schedule import Progress, schedule
+from .sync_batch_norm import synchronise
 
 # %% ../../nbs/6_training/05_state.ipynb #6338c017
 def optimiser(
@@ -47,13 +48,18 @@ def _placed(net, device):
     return net.to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/6_training/05_state.ipynb #8bab9fad
-def _pair(e, shape):
-    "Both networks as the seed makes them, on the device; D is None where the objective has none."
+def _networks(e, shape, world):
+    "Generator, discriminator (None where the objective has none) and averaged generator, as the seed makes them."
     record = e.record
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(record.seed)
         g, d = build(e.networks, shape, head=e.objective.head)
-    return _placed(g, record.device), _placed(d, record.device)
+    g = _placed(g, record.device)
+    d = _placed(d, record.device)
+    g_ema = g
+    if e.optim.ema: g_ema = copy.deepcopy(g).requires_grad_(False)
+    if record.sync_batch_norm: synchronise(world, g, d, g_ema)
+    return g, d, g_ema
 
 # %% ../../nbs/6_training/05_state.ipynb #deae3cae
 class TrainState:
@@ -68,14 +74,10 @@ class TrainState:
         self.world = world
         self.on_gpu = torch.device(record.device).type == 'cuda'
 
-        self.g, self.d = _pair(experiment, shape)
+        self.g, self.d, self.g_ema = _networks(experiment, shape, world)
         self.coupled = self.d is not None and couples_samples(self.d)
         objective.check(self.coupled)
         self.encoder: Callable | None = None  # set where the objective names one and is to learn
-        self.g_ema = self.g
-        if optim.ema: self.g_ema = copy.deepcopy(self.g).requires_grad_(False)
-        if world.size > 1 and record.sync_batch_norm:
-            for net in (self.g, self.d, self.g_ema): synchronise(net, world)
 
         # their weights, found once: a search takes as long as a small layer
         self.weights_g = list(self.g.parameters())

@@ -14,7 +14,7 @@ from coulomb_gan.objectives.base import OBJECTIVES
 from coulomb_gan.reporting.cli import main
 from coulomb_gan.training import fit as fitting
 from coulomb_gan.training.algorithm import rows_of_a_step
-from coulomb_gan.training.distributed import joined
+from coulomb_gan.training.launched import joined
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment
 from coulomb_gan.training.run_folder import read_metrics
