@@ -7,7 +7,6 @@ __all__ = ['KINDS', 'rows_of', 'Lost', 'World']
 
 # %% ../../nbs/6_training/20_distributed.ipynb #4968018c
 import re
-import socket
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -144,24 +143,20 @@ def agreed(self: World,
     try: yield self.rank == 0
     except Lost: raise
     except Exception as error: fault = error
-    self.raise_first(fault, group or self.control)
+    _raise_first(self, fault, group or self.control)
 
-# %% ../../nbs/6_training/20_distributed.ipynb #c87a99c6
-@patch
-def raise_first(self: World,
-    fault: Exception | None,  # of this process
-    group: Any,  # for the message
-):
+# %% ../../nbs/6_training/20_distributed.ipynb #9138eab7
+def _raise_first(world, fault, group):
     "Raises the fault of the first process that has one, everywhere; nothing if all are well."
     own = None if fault is None else (type(fault).__name__, str(fault))
-    faults = self.exchange(own, group)
-    if not any(faults): return
-    rank = next(i for i, found in enumerate(faults) if found)
-    name, message = faults[rank]
-    if own == faults[rank]: error = fault
+    faults = world.exchange(own, group)
+    met = [rank for rank in range(world.size) if faults[rank]]
+    if not met: return
+    name, message = faults[met[0]]
+    if own == faults[met[0]]: error = fault
     elif name in KINDS: error = KINDS[name](message)
-    else: error = RunError(f'process {rank}: {name}: {message}')
-    error.silent = self.rank > 0
+    else: error = RunError(f'process {met[0]}: {name}: {message}')
+    error.silent = world.rank > 0
     raise error
 
 # %% ../../nbs/6_training/20_distributed.ipynb #f82bc09e
@@ -226,23 +221,6 @@ def holding(self: World,
         with self.agreed() as writes:
             if writes: lock = held.enter_context(locked(folder))
         yield lock
-
-# %% ../../nbs/6_training/20_distributed.ipynb #17dbf46c
-@patch
-def check_same(self: World,
-    **facts: Any,  # plain data by what it is
-):
-    "Raises RunError unless all processes have the same."
-    here = socket.gethostname()
-    (host, first), *others = self.exchange((here, facts))
-    for rank, (other, found) in enumerate(others, 1):
-        differing = [name for name in first if found[name] != first[name]]
-        if not differing: continue
-        what = ' and '.join(differing)
-        error = RunError(f'process {rank} on {other} differs from process 0 on {host} in {what}; '
-                         'give all processes the same')
-        error.silent = self.rank > 0
-        raise error
 
 # %% ../../nbs/6_training/20_distributed.ipynb #6f16b664
 @patch

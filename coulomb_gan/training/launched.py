@@ -9,6 +9,7 @@ __all__ = ['NEEDED', 'TIMEOUT', 'DAY', 'world_size', 'is_first', 'is_silent', 'o
 # %% ../../nbs/6_training/22_launched.ipynb #7cd13bc3
 import os
 import signal
+import socket
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,9 +17,11 @@ from functools import cache
 from importlib.resources import files
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from fastcore.basics import patch
 from ..data.datasets import Data, content_digest, identity
 from ..files import RunError
 from .distributed import Lost, World, _reaching
@@ -124,6 +127,23 @@ def joined(
         if not hasattr(error, 'silent'): error.silent = False  # its own, not agreed
         raise
     dist.destroy_process_group()
+
+# %% ../../nbs/6_training/22_launched.ipynb #17dbf46c
+@patch
+def check_same(self: World,
+    **facts: Any,  # plain data by what it is
+):
+    "Raises RunError unless all processes have the same."
+    here = socket.gethostname()
+    (host, first), *others = self.exchange((here, facts))
+    for rank, (other, found) in enumerate(others, 1):
+        differing = [name for name in first if found[name] != first[name]]
+        if not differing: continue
+        what = ' and '.join(differing)
+        error = RunError(f'process {rank} on {other} differs from process 0 on {host} in {what}; '
+                         'give all processes the same')
+        error.silent = self.rank > 0
+        raise error
 
 # %% ../../nbs/6_training/22_launched.ipynb #0744c077
 def code_digest(

@@ -48,18 +48,13 @@ def _placed(net, device):
     return net.to(device, memory_format=torch.channels_last)
 
 # %% ../../nbs/6_training/05_state.ipynb #8bab9fad
-def _networks(e, shape, world):
-    "Generator, discriminator (None where the objective has none) and averaged generator, as the seed makes them."
+def _pair(e, shape):
+    "Both networks as the seed makes them, on the device; D is None where the objective has none."
     record = e.record
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(record.seed)
         g, d = build(e.networks, shape, head=e.objective.head)
-    g = _placed(g, record.device)
-    d = _placed(d, record.device)
-    g_ema = g
-    if e.optim.ema: g_ema = copy.deepcopy(g).requires_grad_(False)
-    if record.sync_batch_norm: synchronise(world, g, d, g_ema)
-    return g, d, g_ema
+    return _placed(g, record.device), _placed(d, record.device)
 
 # %% ../../nbs/6_training/05_state.ipynb #deae3cae
 class TrainState:
@@ -73,23 +68,21 @@ class TrainState:
         self.experiment = experiment
         self.world = world
         self.on_gpu = torch.device(record.device).type == 'cuda'
-
-        self.g, self.d, self.g_ema = _networks(experiment, shape, world)
+        self.g, self.d = _pair(experiment, shape)
+        self.g_ema = self.g
+        if optim.ema: self.g_ema = copy.deepcopy(self.g).requires_grad_(False)
+        if record.sync_batch_norm: synchronise(world, self.g, self.d, self.g_ema)
         self.coupled = self.d is not None and couples_samples(self.d)
         objective.check(self.coupled)
         self.encoder: Callable | None = None  # set where the objective names one and is to learn
 
-        # their weights, found once: a search takes as long as a small layer
-        self.weights_g = list(self.g.parameters())
+        self.weights_g = list(self.g.parameters())  # found once: a search takes as long as a small layer
         self.weights_ema = list(self.g_ema.parameters())
         self.weights_d = list(self.d.parameters()) if self.d is not None else []
         self.weights = [*self.weights_g, *self.weights_d]
 
-        # optimisers
         self.opt_g = optimiser(self.g, optim.lr_g, optim)
-        self.opt_d = None
-        if self.d is not None: self.opt_d = optimiser(self.d, optim.lr_d, optim)
-
+        self.opt_d = optimiser(self.d, optim.lr_d, optim) if self.d is not None else None
         # what else goes from step to step
         self.gen = torch.Generator(record.device).manual_seed(record.seed)
         self.carried = objective.start(shape, record.device)
@@ -138,8 +131,8 @@ def batch(self: TrainState,
     "Real samples and newly generated ones."
     with torch.set_grad_enabled(for_g):
         x = self.generate()
-    return Batch(x, y, self.gen, scheduled=self.scheduled, carried=self.carried, encoder=self.encoder,
-                 world=self.world)
+    known = dict(scheduled=self.scheduled, carried=self.carried, encoder=self.encoder, world=self.world)
+    return Batch(x, y, self.gen, **known)
 
 # %% ../../nbs/6_training/05_state.ipynb #ed735a52
 @patch
@@ -164,8 +157,7 @@ def sample(self: TrainState,
     gen = torch.Generator().manual_seed(seed)  # on the CPU, so that samples are the same everywhere
     z = latent_vectors(e.networks, n, gen)
     z = z.to(self.gen.device)
-    generator = partial(self.world.by_rows, self.g_ema)
-    x = _sample(generator, z, batch=e.optim.batch)
+    x = _sample(partial(self.world.by_rows, self.g_ema), z, batch=e.optim.batch)
     if x.ndim == 4: x = x.clamp(-1, 1)
     return x
 
