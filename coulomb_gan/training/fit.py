@@ -200,7 +200,7 @@ def fit(
             if writes and not done: rewind_metrics(out, t.progress.step)
 
         # to the end
-        shown = progress and world.first
+        shown = progress and world.rank == 0
         with progress_bar(out, t.progress, e.optim.steps, shown) as bar: _train(run, evaluation, lock, bar)
         with world.agreed() as writes:
             missing = writes and not (out / 'result.json').exists()

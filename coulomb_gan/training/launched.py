@@ -37,8 +37,8 @@ def world_size() -> int:
     size = os.environ.get('WORLD_SIZE', '1')
     if size == '1': return 1
     if missing or not size.isdigit():
-        raise RunError(f'WORLD_SIZE is {size}, but {", ".join(missing) or "it is no number"}: '
-                       'several processes are started by torchrun')
+        fault = f'{", ".join(missing)} not set' if missing else 'that is not a number'
+        raise RunError(f'WORLD_SIZE is {size}, but {fault}: several processes are started by torchrun')
     return int(size)
 
 # %% ../../nbs/6_training/22_launched.ipynb #52e5d3bb

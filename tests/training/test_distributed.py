@@ -1,5 +1,5 @@
 """N processes make the run of one, whatever the objective; and where one of them fails, all stop and say it once."""
-import json
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from coulomb_gan.objectives.base import OBJECTIVES
 from coulomb_gan.reporting.cli import main
+from coulomb_gan.reporting.sections import headline
 from coulomb_gan.training import fit as fitting
 from coulomb_gan.training.algorithm import rows_of_a_step
 from coulomb_gan.training.launched import joined
@@ -134,6 +135,38 @@ def test_a_run_stopped_at_one_of_two_goes_on_with_three(undisturbed, tmp_path):
     assert_alike(out, undisturbed)
 
 
+def test_batch_norm_by_own_rows_is_another_method_and_the_report_says_so(tmp_path):
+    ends = {}
+    for options in ('--batch-norm-g', '--batch-norm-g --no-sync-batch-norm'):
+        out = tmp_path / str(len(options))
+        assert together(2, training(out, options), tmp_path).codes == [0, 0]
+        ends[options] = read_metrics(out)[0]['loss_g']
+    one, other = ends.values()
+    assert abs(one - other) > 1e-4
+    assert '(2 processes, batch norm by the rows of each)' in headline(load_run(out), 'images')
+
+
+MINE = '''
+from dataclasses import dataclass
+from coulomb_gan.objectives.base import Objective
+
+@dataclass(frozen=True)
+class Mine(Objective):
+    def loss_d(self, d, b):
+        d_x = d.net(b.x)
+        return (d_x - d_x.mean()).square().mean() + (d(b.y) - 1).square().mean() + d_x.square().mean()
+    def loss_g(self, d, b): return (d(b.x).mean() - 1).square() + (b.x.std(0) - 1).square().mean()
+'''
+
+def test_objective_of_a_user_is_written_for_one_process(tmp_path):
+    "It knows nothing of rows: D called as a network, means and deviations over the whole batch"
+    (tmp_path / 'mine.py').write_text(MINE)
+    for n in (1, 3):
+        ended = together(n, training(tmp_path / str(n), f"--objective {tmp_path / 'mine.py'}:Mine"), tmp_path)
+        assert ended.codes == [0] * n, ended.said
+    assert_alike(tmp_path / '1', tmp_path / '3')
+
+
 # --- failures -----------------------------------------------------------------------------------------------------
 
 def at(rank, act): return lambda own: act() if own == rank else None
@@ -238,6 +271,22 @@ def test_batch_that_cannot_be_shared(tmp_path):
 
 def test_other_data(tmp_path):
     assert 'in data; give all processes the same' in refused(tmp_path, ['', '--data mixture'])
+
+def test_other_code(tmp_path):
+    "A file of the same name, as two machines may have it"
+    def work(rank):
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / f'{rank}/mine.py').write_text(MINE + f'# {rank}')
+        os.chdir(tmp_path / str(rank))
+        training(tmp_path / 'run', '--objective mine.py:Mine')(rank)
+    ended = together(2, work, tmp_path)
+    said, = messages(ended)
+    assert ended.codes == [1, 1] and 'in code; give all' in said
+
+def test_half_an_environment(monkeypatch, run):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert run('train tiny')[::2] == (1, ['coulomb-gan: WORLD_SIZE is 2, but RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set: '
+                                          'several processes are started by torchrun'])
 
 def test_other_settings(tmp_path):
     assert 'in settings; give all processes the same' in refused(tmp_path, ['', '--eps 2'])
