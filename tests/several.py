@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ['OMP_NUM_THREADS'] = '1'
-if __name__ == '__main__': sys.path.insert(1, str(Path(__file__).parent / 'training'))      # for `steps`
+sys.path.append(str(Path(__file__).parent / 'training'))      # for `steps`
 
 import torch
 from torch.distributed import TCPStore
