@@ -7,6 +7,7 @@ __all__ = ['Charges', 'Coulomb', 'ExactForce']
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #1ddd31b8
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -106,12 +107,15 @@ def _beside(c, width, gen):
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #320ffee6
 def _further(b):
-    "Charges beside the minibatch, flat: generated ones from the replay buffer, and real ones."
+    "Charges beside the rows of a process, flat: others of the minibatch, replay buffer, further real ones."
     n = len(b.x)
     none = b.x[:0]
     more_x = b.carried.get('replay', none)
     more_x = more_x.detach()
     more_y = b.y[n:]
+    if b.world.size > 1:
+        more_x = torch.cat([b.world.others(b.x.detach()), more_x])
+        more_y = torch.cat([b.world.others(b.y[:n]), more_y])
     return more_x.flatten(1), more_y.flatten(1)
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #bffe09a1
@@ -135,6 +139,24 @@ def _potentials_beside(a_x, a_y, all_x, all_y, kernel, self_term):
     phi_y = _mean_with_own(k_yy, self_term) - k_yx.mean(1)
     return phi_x, phi_y
 
+# %% ../../nbs/2_objectives/03_coulomb.ipynb #38f9c2a7
+def _at_charges(objective, b, x, y):
+    "The potential at rows of the minibatch."
+    more_x, more_y = _further(b)
+    kernel = objective.kernel(b)
+    return potentials(x.flatten(1), y.flatten(1), kernel, objective.strength(kernel), finite=False,
+                      more_x=more_x, more_y=more_y)
+
+# %% ../../nbs/2_objectives/03_coulomb.ipynb #ad305561
+def _beside_charges(objective, b, x, y, a_x, a_y):
+    "The potential at points `a_x, a_y` beside rows of the minibatch."
+    more_x, more_y = _further(b)
+    all_x = torch.cat([x.flatten(1), more_x])
+    all_y = torch.cat([y.flatten(1), more_y])
+    kernel = objective.kernel(b)
+    strength = objective.strength(kernel)
+    return _potentials_beside(a_x.flatten(1), a_y.flatten(1), all_x, all_y, kernel, strength)
+
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #ccb3d209
 @patch
 def targets(self: Coulomb,
@@ -143,19 +165,12 @@ def targets(self: Coulomb,
     "Where D is evaluated and what it should return (P8)."
     x = b.x.detach()
     y = b.y[:len(x)]
-    flat_x = x.flatten(1)
-    flat_y = y.flatten(1)
-    more_x, more_y = _further(b)
-    kernel = self.kernel(b)
     if not self.smoothing:
-        further = dict(more_x=more_x, more_y=more_y)
-        phi = potentials(flat_x, flat_y, kernel, self.strength(kernel), finite=False, **further)
+        phi = b.world.by_rows(partial(_at_charges, self, b), x, y)
         return b.x, y, *phi
     a_x = _beside(x, self.smoothing, b.gen)
     a_y = _beside(y, self.smoothing, b.gen)
-    all_x = torch.cat([flat_x, more_x])
-    all_y = torch.cat([flat_y, more_y])
-    phi = _potentials_beside(a_x.flatten(1), a_y.flatten(1), all_x, all_y, kernel, self.strength(kernel))
+    phi = b.world.by_rows(partial(_beside_charges, self, b), x, y, a_x, a_y)
     return a_x, a_y, *phi
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #c768e890
@@ -180,10 +195,11 @@ def pull(self: ExactForce,
 ) -> Tensor:  # at the generated samples, flat `(n, m)`
     "The force of all charges, each sample's own left out; half its mean square is L_G."
     x = b.x.detach().flatten(1)
-    more_x, _ = _further(b)
     y = b.y.flatten(1)
-    charges = torch.cat([x, more_x])
+    replay = b.carried.get('replay', x[:0])
+    charges = torch.cat([x, replay.flatten(1)])
     n = len(charges)
     kernel = self.kernel(b)
     weight_x = (n - self.strength(kernel)) / (n - 1)
-    return force(x, charges, y, kernel, weight_x=weight_x, finite=False)
+    of_all = dict(x=charges, y=y, kernel=kernel, weight_x=weight_x, finite=False)
+    return b.world.by_rows(partial(force, **of_all), x)

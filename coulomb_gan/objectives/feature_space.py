@@ -8,6 +8,7 @@ __all__ = ['OF_MAPS', 'OF_IMAGES', 'head_features', 'flat_rows', 'from_rows', 'h
 # %% ../../nbs/2_objectives/12_feature_space.ipynb #b582048a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -191,13 +192,15 @@ def real_features(self: FeatureForce,
 ) -> list[Tensor]:  # of each head `(L, n_real, C)`, detached
     "The features of the real samples."
     if b.y.ndim == 2 and b.x.ndim > 2: return from_rows(b.y, heads)
-    with torch.no_grad(): return self.features(b.y, b.encoder)
+    features = partial(self.features, encoder=b.encoder)
+    with torch.no_grad(): return b.world.by_rows(features, b.y, dim=1)
 
 # %% ../../nbs/2_objectives/12_feature_space.ipynb #0247c4de
 @patch
 def loss_g(self: FeatureForce, d, b):
     "Half the squared way to the moved features, head by head; notes the squared force."
-    f_x = self.features(b.x, b.encoder)
+    features = partial(self.features, encoder=b.encoder)
+    f_x = b.world.by_rows(features, b.x, dim=1)
     f_y = self.real_features(b, f_x)
     widths = _numbers(self.widths)
     loss = b.x.new_zeros(())

@@ -85,8 +85,8 @@ class MMDGAN(Objective):
     ranges: ClassVar[dict] = {'rank_weight': (0, 1e12), 'decoding_weight': (0, 1e12)}
     def loss_d(self, d, b):
         codes_x, codes_y = d(b.x, b.y)
-        again_x = d.net.decoder(codes_x)
-        again_y = d.net.decoder(codes_y)
+        again_x = b.world.by_rows(d.net.decoder, codes_x)
+        again_y = b.world.by_rows(d.net.decoder, codes_y)
         decoding = mse_loss(again_x, b.x) + mse_loss(again_y, b.y)
         return self.decoding_weight * decoding - self.distance(codes_x, codes_y)
     def loss_g(self, d, b):

@@ -7,6 +7,7 @@ __all__ = ['GradientPenalty', 'zero_centred']
 
 # %% ../../nbs/2_objectives/04_penalties.ipynb #5f5ef980
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -40,7 +41,7 @@ class GradientPenalty(Options):
     ) -> Tensor:  # scalar, differentiable in the weights of D
         "The penalty, to be added to L_D."
         a = _points(self, b)
-        length = _slope(d.net, a)
+        length = b.world.by_rows(partial(_slope, d.net), a)
         deviation = length - self.target
         if self.one_sided: deviation = deviation.relu()
         return self.weight * deviation.square().mean()

@@ -9,6 +9,7 @@ __all__ = ['cli', 'list_experiments', 'show', 'advise_on', 'train', 'sample', 'e
 import sys
 import traceback
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -26,6 +27,7 @@ from .cli_runs import status_command, summary_command
 from .generate import export_generator, write_samples
 from ..training.config import RENAMED, option_value, options
 from ..training.fit import fit
+from ..training.launched import is_first, is_silent, world_size
 from ..training.loading import load_run
 from ..training.loggers import loggers_of
 from ..training.presets import EXPERIMENTS, experiment
@@ -35,9 +37,14 @@ from ..training.safeguards import Interrupted
 @click.group()
 @click.version_option(__version__)
 @click.option('--debug', is_flag=True, expose_value=False, help='show the traceback of what goes wrong')
+@click.pass_context
 def cli(
+    context: click.Context,  # says which command
 ):
     "Coulomb GANs: train, reproduce, report."
+    command = context.invoked_subcommand
+    if command != 'train' and world_size() > 1:
+        raise RunError(f'several processes share the training of a run; start {command} as one process')
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #d4901193
 @cli.command('list')
@@ -135,7 +142,7 @@ cli.add_command(summary_command)
 # %% ../../nbs/7_reporting/09_cli.ipynb #69ffe772
 def _warn(message, category, filename, lineno, file=None, line=None):
     "A warning as one line, without the place in our code."
-    print(f'coulomb-gan: {message}', file=sys.stderr)
+    if is_first(): print(f'coulomb-gan: {message}', file=sys.stderr)
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #9f0199eb
 def _old_name(error):
@@ -163,11 +170,11 @@ def main(
     line = list(sys.argv[1:] if args is None else args)
     debug = '--debug' in line  # at any place in it
     words = [word for word in line if word != '--debug']
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(sys.stdout if is_first() else None):
         warnings.showwarning = _warn
         try: code = cli.main(words, 'coulomb-gan', standalone_mode=False) or 0
         except (click.ClickException, click.Abort, RunError, ValueError) as error:
             if debug: traceback.print_exc()
             message, code = _explained(error)
-            print(f'coulomb-gan: {" ".join(message.split())}', file=sys.stderr)
+            if not is_silent(error): print(f'coulomb-gan: {" ".join(message.split())}', file=sys.stderr)
     sys.exit(code)

@@ -56,6 +56,13 @@ def left_out(
     from IPython.display import Markdown
     return Markdown(f'*Left out: {reason}.*')
 
+# %% ../../nbs/7_reporting/02_sections.ipynb #b6d06ff2
+def _processes(run, n):
+    "How many processes trained a run, and how they normalised; nothing for one."
+    if n == 1: return ''
+    if run.experiment.record.sync_batch_norm: return f' ({n} processes)'
+    return f' ({n} processes, batch norm by the rows of each)'
+
 # %% ../../nbs/7_reporting/02_sections.ipynb #35d831a8
 def headline(
     run: Run,  # finished
@@ -64,7 +71,8 @@ def headline(
     "Steps, time, machine and data in two sentences."
     result = read_result(run)
     data = run.data
-    return (f"**{result['steps']:,} steps in {result['seconds']:,.0f} seconds** on {result['hardware']}, "
+    place = result['hardware'] + _processes(run, result.get('world_size', 1))
+    return (f"**{result['steps']:,} steps in {result['seconds']:,.0f} seconds** on {place}, "
             f"seed {result['seed']}. Data: **{run.data_name}**, {len(data.train):,} training and "
             f'{len(data.test):,} held-out {noun}.')
 

@@ -56,6 +56,7 @@ def update_at_once(
     # 4: both gradients, then both moves
     differentiate(loss_d, t.weights_d, keep_graph=True)
     differentiate(loss_g, t.weights_g)
+    t.world.average(t.weights)
     objective.finish(d, b)
     move(t.opt_d, t.scheduled['lr_d'])
     move(t.opt_g, t.scheduled['lr_g'])
@@ -68,6 +69,7 @@ def _update_d(t, y):
     d = t.passes()
     loss = objective.loss_d(d, t.batch(y, for_g=False))
     differentiate(loss, t.weights_d)
+    t.world.average(t.weights_d)
     move(t.opt_d, t.scheduled['lr_d'])
     objective.constrain(t.d)
     return loss.detach()
@@ -80,6 +82,7 @@ def _update_g(t, y):
     b = t.batch(y)
     loss = objective.loss_g(d, b)
     differentiate(loss, t.weights_g)
+    t.world.average(t.weights_g)
     move(t.opt_g, t.scheduled['lr_g'])
     objective.finish(d, b)
     return loss.detach()

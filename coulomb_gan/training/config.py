@@ -57,6 +57,7 @@ class Record(Options):
     monitor: str = ''  # watched beside the energy: a metric, Inception's weights .pth or FILE.py:NAME
     energy_d: float = 1.  # kernel exponent (P5) of the energy that is measured
     energy_eps: float = 1.  # its softening length (P5), data units
+    sync_batch_norm: bool = True  # of several processes: normalise by the batch of all, not by the own rows
     ranges: ClassVar[dict] = {'seed': (0, 2**31), 'eval_samples': (2, 1e9)}
     choices: ClassVar[dict] = {'precision': ('float32', 'bfloat16')}
     def __post_init__(self):

@@ -69,4 +69,4 @@ class GraphedStep:
         t = self.t
         warm = self.plain_steps >= WARM_UP
         settled = t.experiment.objective.settled(t.carried)
-        return t.on_gpu and warm and settled
+        return t.on_gpu and t.world.size == 1 and warm and settled

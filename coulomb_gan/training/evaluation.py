@@ -6,6 +6,7 @@
 __all__ = ['SHOWN', 'energy_kernel', 'training_energy', 'save_samples', 'monitored_metric', 'Evaluation']
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #21f245ff
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -90,8 +91,10 @@ def save_samples(
     seed = t.experiment.record.seed
     x = t.sample(n, seed).cpu()
     step = t.progress.step
-    for ending, contents in _as_files(x, data).items():
-        write_whole(Path(folder, f'{step}{ending}'), contents)
+    with t.world.agreed() as writes:
+        if not writes: return
+        for ending, contents in _as_files(x, data).items():
+            write_whole(Path(folder, f'{step}{ending}'), contents)
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #a918bda3
 def monitored_metric(
@@ -109,6 +112,14 @@ def _own_number(t):
     "What the objective carries to be monitored, under its name; nothing if it names none."
     name = t.experiment.objective.monitored
     return {name: t.carried[name].item()} if name else {}
+
+# %% ../../nbs/6_training/08_evaluation.ipynb #d56c5cf4
+def _measured(evaluation, t, x):
+    "The numbers of one evaluation, from its samples."
+    found = {'energy': training_energy(x, t.experiment, evaluation.data)}
+    found |= _own_number(t)
+    if evaluation.metric is not None: found |= evaluation.metric.compute(x, evaluation.prepared)
+    return found
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #689a7f99
 class Evaluation:
@@ -132,10 +143,7 @@ class Evaluation:
         e = t.experiment
         x = t.sample(e.record.eval_samples, e.record.seed)
         save_samples(t, self.data, folder)
-        found = {'energy': training_energy(x, e, self.data)}
-        found |= _own_number(t)
-        if self.metric is not None: found |= self.metric.compute(x, self.prepared)
-        return found
+        return t.world.from_first(partial(_measured, self, t, x))
     def monitored(self,
         found: dict,  # from an evaluation
     ) -> float:  # the lower the better

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import torch
 from ..data.catalogue import load
 from ..data.datasets import Data, from_memory, identity
 from ..files import RunError, write_json, writing
-from ..locks import locked
 from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
+from .distributed import World
 from .evaluation import Evaluation, monitored_metric
+from .launched import check_same_run, joined, own_device
 from .loggers import Logger, logging_to
 from .loading import IN_MEMORY, Run, checkpoint_to_continue, may_grow, restore
 from .run_folder import append_metrics, environment, keep_checkpoints
@@ -70,9 +72,9 @@ def _show(bar, line):
 # %% ../../nbs/6_training/11_fit.ipynb #106cf098
 def _train(run, evaluation, lock, bar, loggers):
     "Steps until the run is finished; some are followed by a line of metrics, an evaluation, a checkpoint."
-    t, out, progress = run.state, run.out, run.state.progress
+    t, out, progress, world = run.state, run.out, run.state.progress, run.state.world
     optim, record = t.experiment.optim, t.experiment.record
-    real = training_samples(t, run.data, progress=not bar.disable)
+    real = world.in_order(partial(training_samples, t, run.data, progress=not bar.disable))
     step = GraphedStep(t)
     finite = FiniteLosses(record.device)
     clock = Clock(progress)
@@ -89,23 +91,26 @@ def _train(run, evaluation, lock, bar, loggers):
             to_evaluate = last or progress.step % record.eval_every == 0
             to_log = to_evaluate or progress.step % record.log_every == 0
             if to_log:
-                finite.check(t, out)
+                with world.agreed(): finite.check(t, out)
                 line = _line(t, losses, clock)
                 if to_evaluate: line |= _evaluate(t, evaluation, out, clock)
                 progress.finished |= last
                 clock.note()
-                append_metrics(out, line)
-                log(line)
-                if to_evaluate: _save(t, out, lock)
+                with world.agreed() as writes:
+                    if writes: append_metrics(out, line)
+                    if writes: log(line)
+                    if writes and to_evaluate: _save(t, out, lock)
                 _show(bar, line)
 
-            # a signal: a checkpoint, then out
-            if stop and not progress.finished:
-                finite.check(t, out)
-                clock.note()
-                _save(t, out, lock)
-                where = f'stopped at step {progress.step}; the same command continues there'
-                raise Interrupted(f'{stop[0]}: {where}')
+            # a signal, at whichever process: a checkpoint, then out
+            asked = world.heard(stop)
+            if asked and not progress.finished:
+                with world.agreed() as writes:
+                    finite.check(t, out)
+                    clock.note()
+                    if writes: _save(t, out, lock)
+                    where = f'stopped at step {progress.step}; the same command continues there'
+                    raise Interrupted(f'{asked[0]}: {where}')
 
 # %% ../../nbs/6_training/11_fit.ipynb #9ee1c1e3
 def _environment(t):
@@ -124,7 +129,7 @@ def _result(run):
     return dict(
         steps=progress.step, seconds=round(progress.seconds, 1), eval_seconds=round(progress.eval_seconds, 1),
         seed=record.seed, best_step=progress.best_step, data_digest=run.data.digest,
-        **_environment(run.state), metrics=metrics)
+        world_size=run.state.world.size, **_environment(run.state), metrics=metrics)
 
 # %% ../../nbs/6_training/11_fit.ipynb #1f8ca67e
 def _set_aside(out, step):
@@ -153,12 +158,14 @@ def _check_data(e, data):
 def check_experiment(
     e: Experiment,  # about to be trained
     data: Any = None,  # samples in memory; None: the experiment says where they are
+    world: World = World(),  # the processes that share its steps
 ) -> tuple[Data, TrainState]:  # its data, and its networks freshly initialised
     "Loads and builds all that training needs. Raises ValueError, RunError for what cannot be trained."
     samples = load(e.data) if data is None else from_memory(data)
     _check_device(e)
     _check_data(e, samples)
-    t = TrainState(e, samples.shape)
+    world.check_batch(e.optim.batch)
+    t = TrainState(e, samples.shape, world)
     prepare_encoder(t, samples)
     return samples, t
 
@@ -170,28 +177,38 @@ def fit(
     resume: bool = True,  # continue a run found there; False refuses a folder that holds one
     progress: bool = True,  # show a progress bar with rate, remaining time, loss and energy
     loggers: Iterable[Logger] = (),  # are told each line of metrics
+    world: World | None = None,  # the processes that share it; None: those that torchrun started, or this one
 ) -> Run:
     "Trains, or continues, or loads what is finished. Raises RunError, Interrupted; see the checks."
+    e = experiment.changed(device=own_device(experiment.record.device))
+    if world is None:
+        with joined(e.record.device) as world: return fit(e, out, data, resume, progress, loggers, world)
     out = Path(out)
-    e = experiment if data is None else replace(experiment, data=IN_MEMORY)
+    if data is not None: e = replace(e, data=IN_MEMORY)
 
     # what cannot be built must not claim the folder
-    samples, t = check_experiment(e, data)
+    samples, t = world.in_order(partial(check_experiment, e, data, world))
+    check_same_run(t, samples)
     run = Run(out, e, t, source=samples)
-    with locked(out) as lock:
-        saved, grows = checkpoint_to_continue(out, e, resume)
+    with world.holding(out) as lock:
+        saved, grows = world.from_first(partial(checkpoint_to_continue, out, e, resume))
         done = saved is not None and saved['progress']['finished']
-        evaluation = None if done else Evaluation(e, samples)
-        open_run(out, e.to_dict(), _environment(t), identity(samples), may_grow(e))
-        check_same_encoder(out, t.encoder)
+        evaluation = None if done else world.in_order(partial(Evaluation, e, samples))
+        with world.agreed() as writes:
+            if writes: open_run(out, e.to_dict(), _environment(t), identity(samples), may_grow(e))
+            if writes: check_same_encoder(out, t.encoder)
 
-        # from where it stopped
-        if saved is not None: restore(t, saved, out)
-        if grows: _set_aside(out, t.progress.step)
-        if not done: rewind_metrics(out, t.progress.step)
+            # from where it stopped
+            if saved is not None: restore(t, saved, out)
+            if writes and grows: _set_aside(out, t.progress.step)
+            if writes and not done: rewind_metrics(out, t.progress.step)
 
         # to the end
-        with progress_bar(out, t.progress, e.optim.steps, progress) as bar:
-            _train(run, evaluation, lock, bar, loggers)
-        if not (out / 'result.json').exists(): write_json(out / 'result.json', _result(run))
+        shown = progress and world.rank == 0
+        told = loggers if world.rank == 0 else ()
+        with progress_bar(out, t.progress, e.optim.steps, shown) as bar:
+            _train(run, evaluation, lock, bar, told)
+        with world.agreed() as writes:
+            missing = writes and not (out / 'result.json').exists()
+            if missing: write_json(out / 'result.json', _result(run))
     return run

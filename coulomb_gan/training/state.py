@@ -9,6 +9,7 @@ __all__ = ['PARTS', 'optimiser', 'TrainState', 'inference_checkpoint']
 import copy
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 
 import torch
 from fastcore.basics import patch
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from ..networks.base import build, latent_vectors, sample as _sample
 from ..objectives.base import Batch, Passes, couples_samples
 from .config import Experiment, Optimisation
+from .distributed import World
 from .schedule import Progress, schedule
+from .sync_batch_norm import synchronise
 
 # %% ../../nbs/6_training/05_state.ipynb #6338c017
 def optimiser(
@@ -59,29 +62,27 @@ class TrainState:
     def __init__(self,
         experiment: Experiment,  # the run's settings
         shape: tuple,  # of one sample
+        world: World = World(),  # the processes that share its steps
     ):
         objective, optim, record = experiment.objective, experiment.optim, experiment.record
         self.experiment = experiment
+        self.world = world
         self.on_gpu = torch.device(record.device).type == 'cuda'
-
         self.g, self.d = _pair(experiment, shape)
+        self.g_ema = self.g
+        if optim.ema: self.g_ema = copy.deepcopy(self.g).requires_grad_(False)
+        if record.sync_batch_norm: synchronise(world, self.g, self.d, self.g_ema)
         self.coupled = self.d is not None and couples_samples(self.d)
         objective.check(self.coupled)
         self.encoder: Callable | None = None  # set where the objective names one and is to learn
-        self.g_ema = self.g
-        if optim.ema: self.g_ema = copy.deepcopy(self.g).requires_grad_(False)
 
-        # their weights, found once: a search takes as long as a small layer
-        self.weights_g = list(self.g.parameters())
+        self.weights_g = list(self.g.parameters())  # found once: a search takes as long as a small layer
         self.weights_ema = list(self.g_ema.parameters())
         self.weights_d = list(self.d.parameters()) if self.d is not None else []
         self.weights = [*self.weights_g, *self.weights_d]
 
-        # optimisers
         self.opt_g = optimiser(self.g, optim.lr_g, optim)
-        self.opt_d = None
-        if self.d is not None: self.opt_d = optimiser(self.d, optim.lr_d, optim)
-
+        self.opt_d = optimiser(self.d, optim.lr_d, optim) if self.d is not None else None
         # what else goes from step to step
         self.gen = torch.Generator(record.device).manual_seed(record.seed)
         self.carried = objective.start(shape, record.device)
@@ -107,7 +108,7 @@ def passes(self: TrainState) -> Passes | None:  # None where there is no discrim
     "The discriminator with its present weights, for the losses."
     if self.d is None: return None
     precision = self.experiment.record.precision
-    return Passes(self.d, separate=self.coupled, precision=precision)
+    return Passes(self.d, separate=self.coupled, precision=precision, world=self.world)
 
 # %% ../../nbs/6_training/05_state.ipynb #f255e023
 @patch
@@ -115,10 +116,10 @@ def generate(self: TrainState) -> Tensor:  # `(batch, *shape)`, float32, attache
     "Generated samples of one update, in the run's precision."
     e = self.experiment
     z = latent_vectors(e.networks, e.optim.batch, self.gen)
-    if e.record.precision == 'float32': return self.g(z)
+    if e.record.precision == 'float32': return self.world.by_rows(self.g, z)
     device = self.gen.device.type
     with torch.autocast(device, torch.bfloat16):
-        x = self.g(z)
+        x = self.world.by_rows(self.g, z)
     return x.float()
 
 # %% ../../nbs/6_training/05_state.ipynb #06fc7548
@@ -130,7 +131,8 @@ def batch(self: TrainState,
     "Real samples and newly generated ones."
     with torch.set_grad_enabled(for_g):
         x = self.generate()
-    return Batch(x, y, self.gen, scheduled=self.scheduled, carried=self.carried, encoder=self.encoder)
+    known = dict(scheduled=self.scheduled, carried=self.carried, encoder=self.encoder, world=self.world)
+    return Batch(x, y, self.gen, **known)
 
 # %% ../../nbs/6_training/05_state.ipynb #ed735a52
 @patch
@@ -155,7 +157,7 @@ def sample(self: TrainState,
     gen = torch.Generator().manual_seed(seed)  # on the CPU, so that samples are the same everywhere
     z = latent_vectors(e.networks, n, gen)
     z = z.to(self.gen.device)
-    x = _sample(self.g_ema, z, batch=e.optim.batch)
+    x = _sample(partial(self.world.by_rows, self.g_ema), z, batch=e.optim.batch)
     if x.ndim == 4: x = x.clamp(-1, 1)
     return x
 

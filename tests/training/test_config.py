@@ -155,7 +155,8 @@ CHANGES = {
         'energy_eps': Change(2., 'energies'),
     },
 }
-WITHOUT_EFFECT = [('record', 'device')]      # where a run is computed must not change it; see below
+WITHOUT_EFFECT = [('record', 'device'),      # where a run is computed must not change it; see below
+                  ('record', 'sync_batch_norm')]      # of several processes: see test_distributed
 WITH_EFFECT = [place for place in FIELDS if place not in WITHOUT_EFFECT]
 CHOICES = {
     'data': Change('mixture', 'shapes'),

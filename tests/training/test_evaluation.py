@@ -49,8 +49,8 @@ def test_watching_does_not_change_the_weights(name, chosen):
     assert_same_state(trained('base'), trained('other'))
 
 
-def test_all_of_a_record_but_seed_and_precision_only_watches():
-    assert {*flat_fields(Record)} == {*WATCHING, 'seed', 'precision', 'device'}
+def test_all_of_a_record_but_seed_precision_and_batch_norm_only_watches():
+    assert {*flat_fields(Record)} == {*WATCHING, 'seed', 'precision', 'device', 'sync_batch_norm'}
 
 
 @pytest.mark.parametrize('options', [dict(data='digits', monitor='EXTRACTOR'), dict(data='mixture', monitor='modes'),
