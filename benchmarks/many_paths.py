@@ -1,6 +1,6 @@
 """Nine objectives on small problems whose answer is known: up to ten seeds, 2,000 steps, stored for two pages to read.
 
-    python benchmarks/many_paths.py nbs/experiments/stored/many_paths.json [--problems lines-2 ...] [--methods coulomb ...]
+    python benchmarks/many_paths.py nbs/experiments/many_paths.json [--problems lines-2 ...] [--methods coulomb ...]
 
 Networks are small and settings ours, one pair of rates for every objective. What the file has already is not run again,
 so an interrupted call is continued by the same command. Where a loss is a mean over samples all seeds run side by side;

@@ -98,7 +98,8 @@ def test_wheel_holds_every_module_and_nothing_else(wheel):
     want = {p.relative_to(ROOT).as_posix() for p in (ROOT/'coulomb_gan').rglob('*.py')}
     want |= {f'coulomb_gan/experiments/{name}' for name in NOTEBOOKS} | {'coulomb_gan/py.typed'}
     want |= {'coulomb_gan/' + p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs/experiments').rglob('*.yaml')}
-    want |= {'coulomb_gan/experiments/hyperparameter_search.json'}
+    want |= {f'coulomb_gan/experiments/{p.name}' for p in (ROOT/'nbs/experiments').glob('*.json')}
+    want |= {'coulomb_gan/' + p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs/trained').rglob('*') if p.is_file()}
     assert {n for n in wheel.namelist() if '.dist-info/' not in n} == want
 
 

@@ -14,16 +14,18 @@ from pathlib import Path
 
 import click
 from .. import __version__
-from ..data.catalogue import load
+from ..data.catalogue import is_there, load
 from ..files import RunError
 from .advise import advice
 from .cli_compare import compare_command
+from .cli_doctor import doctor_command
 from .cli_encoder import TrainCommand
 from .cli_evaluate import evaluate_command
-from .cli_options import GroupedCommand, given_options, setting_options
+from .cli_options import GroupedCommand, given_options, setting_options, settings_command
 from .cli_prepare import prepare_data
 from .cli_reproduce import log_option, reproduce_all
 from .cli_runs import status_command, summary_command
+from .compare import affordable
 from .generate import export_generator, write_samples
 from ..training.config import RENAMED, option_value, options
 from ..training.fit import fit
@@ -41,18 +43,42 @@ from ..training.safeguards import Interrupted
 def cli(
     context: click.Context,  # says which command
 ):
-    "Coulomb GANs: train, reproduce, report."
+    """Coulomb GANs: train, reproduce, report.
+
+    First: `doctor` checks the installation, `reproduce digits` trains and reports in five minutes, `list` names
+    what else there is. `COMMAND --help` has the options of a command, `settings` says what they mean."""
     command = context.invoked_subcommand
     if command != 'train' and world_size() > 1:
         raise RunError(f'several processes share the training of a run; start {command} as one process')
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #d4901193
+def _data_words(name, e):
+    "How much data an experiment has here, or how to get it."
+    if not is_there(e.data): return f'not here; coulomb-gan prepare {name}'
+    data = load(e.data)
+    shape = 'x'.join(str(side) for side in data.shape)
+    return f'{len(data.train):,} of {shape}'
+
+# %% ../../nbs/7_reporting/09_cli.ipynb #ac0e058d
+def _time_words(e):
+    "How long an experiment would take here, by two seconds of its steps."
+    if not is_there(e.data): return '-'
+    steps = affordable(e, 100)
+    minutes = 100 / 60 * e.optim.steps / steps
+    return f'{minutes:.0f} min' if minutes < 100 else f'{minutes / 60:.0f} h'
+
+# %% ../../nbs/7_reporting/09_cli.ipynb #1827c5a5
 @cli.command('list')
+@click.option('--time', 'timed', is_flag=True, help='measure how long each would take here, by some of its steps')
 def list_experiments(
+    timed: bool,  # measure
 ):
     "Name the experiments with their networks, objective and data."
+    click.echo(f'{"name":22}{"networks":10}{"objective":13}{"steps":>9}  {"time  " if timed else ""}data')
     for name, e in EXPERIMENTS.items():
-        click.echo(f'{name:20} {e.networks.name:6} {e.objective.name:12} {e.data}')
+        time = f'{_time_words(e):6}' if timed else ''
+        settings = f'{name:22}{e.networks.name:10}{e.objective.name:13}{e.optim.steps:>9}'
+        click.echo(f'{settings}  {time}{_data_words(name, e)}')
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #cc75c947
 @setting_options
@@ -138,6 +164,8 @@ cli.add_command(compare_command)
 cli.add_command(evaluate_command)
 cli.add_command(status_command)
 cli.add_command(summary_command)
+cli.add_command(settings_command)
+cli.add_command(doctor_command)
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #69ffe772
 def _warn(message, category, filename, lineno, file=None, line=None):
@@ -169,7 +197,7 @@ def main(
     "Entry point of `coulomb-gan`: runs a command, turns known errors into one line, and exits."
     line = list(sys.argv[1:] if args is None else args)
     debug = '--debug' in line  # at any place in it
-    words = [word for word in line if word != '--debug']
+    words = [word for word in line if word != '--debug'] or ['--help']
     with warnings.catch_warnings(), redirect_stdout(sys.stdout if is_first() else None):
         warnings.showwarning = _warn
         try: code = cli.main(words, 'coulomb-gan', standalone_mode=False) or 0

@@ -32,8 +32,25 @@ TINY = '--steps 20 --batch 16 --width-g 16 --width-d 16 --depth-g 1 --depth-d 1 
 def test_list_names_every_experiment(run):
     code, out, err = run('list')
     assert (code, err) == (0, [])
-    assert [line.split() for line in out.splitlines()] == [
-        [name, e.networks.name, e.objective.name, e.data] for name, e in EXPERIMENTS.items()]
+    title, *lines = out.splitlines()
+    assert title.split() == ['name', 'networks', 'objective', 'steps', 'data']
+    assert [line.split()[:4] for line in lines] == [
+        [name, e.networks.name, e.objective.name, str(e.optim.steps)] for name, e in EXPERIMENTS.items()]
+    data = {line.split()[0]: ' '.join(line.split()[4:]) for line in lines}
+    assert data['digits'] == '1,347 of 1x8x8' and data['celeba'] == 'not here; coulomb-gan prepare celeba'
+
+
+def test_list_measures_the_time_of_what_is_here(run, monkeypatch):
+    "A hundred seconds afford a thousand steps"
+    monkeypatch.setattr('coulomb_gan.reporting.cli.affordable', lambda e, seconds: 10 * seconds)
+    _, out, _ = run('list --time')
+    words = {line.split()[0]: line.split()[4:6] for line in out.splitlines()[1:]}
+    assert words['digits'] == ['27', 'min'] and words['mixture-full'] == ['28', 'h'] and words['celeba'][0] == '-'
+
+
+def test_without_a_command_it_says_what_to_do_first(run):
+    code, out, err = run('')
+    assert (code, err) == (0, []) and 'First: `doctor` checks the installation' in out
 
 
 def test_version(run):
@@ -60,7 +77,8 @@ def test_help_of_every_command(command, run):
 def test_help_lists_the_commands(run):
     code, out, _ = run('--help')
     assert code == 0
-    assert sorted(cli.commands) == ['advise', 'compare', 'evaluate', 'export', 'list', 'prepare', 'reproduce', 'sample', 'show', 'status', 'summary', 'train']
+    assert sorted(cli.commands) == ['advise', 'compare', 'doctor', 'evaluate', 'export', 'list', 'prepare', 'reproduce', 'sample', 'settings', 'show',
+                                    'status', 'summary', 'train']
     assert all(command in out for command in cli.commands)
 
 

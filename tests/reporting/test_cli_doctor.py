@@ -3,7 +3,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 
-from coulomb_gan.reporting import doctor
+from coulomb_gan.reporting import cli_doctor as doctor
 
 
 @pytest.fixture
