@@ -74,9 +74,9 @@ def list_experiments(
     timed: bool,  # measure
 ):
     "Name the experiments with their networks, objective and data."
-    click.echo(f'{"name":22}{"networks":10}{"objective":13}{"steps":>9}  {"time  " if timed else ""}data')
+    click.echo(f'{"name":22}{"networks":10}{"objective":13}{"steps":>9}  {"time    " if timed else ""}data')
     for name, e in EXPERIMENTS.items():
-        time = f'{_time_words(e):6}' if timed else ''
+        time = f'{_time_words(e):8}' if timed else ''
         settings = f'{name:22}{e.networks.name:10}{e.objective.name:13}{e.optim.steps:>9}'
         click.echo(f'{settings}  {time}{_data_words(name, e)}')
 

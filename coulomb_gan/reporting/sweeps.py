@@ -14,10 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import click
 from ..files import RunError
 from ..options import choose
-from .cli_options import settings
 from ..training.config import REGISTRIES, RENAMED, Experiment, option_value, options
 from ..training.presets import EXPERIMENTS, experiment, method
 from ..training.safeguards import Interrupted
@@ -27,6 +25,8 @@ def grid_values(
     text: str,  # 'OPTION=VALUE,VALUE', with _ or - in the option's name
 ) -> tuple[str, dict]:  # flat name of the option; value as typed -> value
     "One axis of a grid. Raises ValueError for a text of another form, an unknown option or a wrong value."
+    import click
+    from coulomb_gan.reporting.cli_options import settings
     name, equals, typed = text.partition('=')
     if not equals or not typed: raise ValueError(f'--grid {text}: expected OPTION=VALUE,VALUE')
     kinds = {setting.name: setting.kind for setting in settings()}

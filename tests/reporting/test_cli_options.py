@@ -86,12 +86,13 @@ def test_help_has_every_field_in_its_section(command, run, monkeypatch):
     code, out, err = run(f'{command} --help')
     assert (code, err) == (0, [])
     found = sections(out)
+    found.pop('Jobs', None)  # of commands that start them
     assert [*found] == ['Options', 'Data', 'Networks', 'Objective', 'Optimisation', 'Record']
     want = {section: [] for section in found}
     want |= {'Data': ['--data'], 'Networks': ['--networks'], 'Objective': ['--objective']}
     for section, _, name, _ in FIELDS: want[section].append(flag(name))
     for section in [*found][1:]: assert sorted(found[section]) == sorted({*want[section]})
-    assert len(out.splitlines()) <= 45
+    assert len(out.splitlines()) <= 65
     assert '--help' in found['Options'] and not {*found['Options']} & {f for s in [*found][1:] for f in found[s]}
 
 
