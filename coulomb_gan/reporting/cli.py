@@ -45,8 +45,8 @@ def cli(
 ):
     """Coulomb GANs: train, reproduce, report.
 
-    First: `doctor` checks the installation, `reproduce digits` trains and reports in five minutes, `list` names
-    what else there is. `COMMAND --help` has the options of a command, `settings` says what they mean."""
+    First: `doctor` checks the installation, `reproduce digits` trains and reports in five minutes, `list`
+    names what else there is. `COMMAND --help` has the options of a command, `settings` says what they mean."""
     command = context.invoked_subcommand
     if command != 'train' and world_size() > 1:
         raise RunError(f'several processes share the training of a run; start {command} as one process')
@@ -69,7 +69,7 @@ def _time_words(e):
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #1827c5a5
 @cli.command('list')
-@click.option('--time', 'timed', is_flag=True, help='measure how long each would take here, by some of its steps')
+@click.option('--time', 'timed', is_flag=True, help='measure how long each would take here')
 def list_experiments(
     timed: bool,  # measure
 ):

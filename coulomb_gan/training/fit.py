@@ -205,10 +205,8 @@ def fit(
 
         # to the end
         shown = progress and world.rank == 0
-        told = loggers if world.rank == 0 else ()
         with progress_bar(out, t.progress, e.optim.steps, shown) as bar:
-            _train(run, evaluation, lock, bar, told)
+            _train(run, evaluation, lock, bar, loggers if world.rank == 0 else ())
         with world.agreed() as writes:
-            missing = writes and not (out / 'result.json').exists()
-            if missing: write_json(out / 'result.json', _result(run))
+            if writes and not (out / 'result.json').exists(): write_json(out / 'result.json', _result(run))
     return run
