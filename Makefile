@@ -1,10 +1,10 @@
-# make report · make test · make book · make lab: each sets up what it needs in .venv
+# make report · make test · make book · make test-browser · make lab: each sets up what it needs in .venv
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-FOLDERS := $(sort $(dir $(wildcard nbs/*.ipynb nbs/*/*.ipynb)))
+BOOK := .venv/.book
 
-.PHONY: report test book lab readme
+.PHONY: report test book test-browser lab readme
 
 report: $(READY)  ## train on the handwritten digits and render runs/digits/report.html
 	$(BIN)/coulomb-gan reproduce digits --out runs
@@ -23,18 +23,22 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 	sed -i -e 's/ *$$//' README.md
 	sed -i -e '/./,/^$$/!d' README.md  # one empty line where there were several
 
-book: $(READY)  ## every notebook as a page, in the folders of its chapter, _book/index.html first
-	rm -rf _book
-	for folder in $(FOLDERS); do $(BIN)/jupyter nbconvert --log-level=WARN --to html --embed-images --no-prompt \
-		--output-dir _book/$${folder#nbs/} --TagRemovePreprocessor.enabled=True \
-		--TagRemovePreprocessor.remove_input_tags=remove_input \
-		--RegexRemovePreprocessor.patterns='^#\| (hide|default_exp)' $$folder*.ipynb || exit 1; done
-	find _book -name '*.html' -exec sed -i -E 's#href="(nbs/)?([0-9a-z_./]+)\.ipynb#href="\2.html#g' {} +
-	sed -i -E -e 's#href="(reports/|CHANGELOG)#href="../\1#g' -e 's#src="nbs/figures/#src="../nbs/figures/#g' _book/index.html
+book: $(BOOK)  ## every notebook as a page with the outputs stored in it, reports, reference and playground: _book/index.html
+	$(BIN)/sphinx-build -E -a -q -W --keep-going -j auto -b html nbs _book
 	@echo 'open _book/index.html'
+
+test-browser: $(BOOK)  ## the book, the reports and the playground in Chromium, without a network
+	@{ command -v chromium || command -v google-chrome; } > /dev/null && command -v chromedriver > /dev/null || \
+		{ echo 'no browser: apt-get install chromium chromium-driver'; exit 1; }
+	$(MAKE) book
+	BOOK=_book $(BIN)/python -m pytest -q tests/browser
 
 $(READY): constraints.txt settings.ini setup.py pyproject.toml
 	@echo 'setting up .venv, a few minutes on the first run'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(BOOK): $(READY)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev,book]'
 	@touch $@

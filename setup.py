@@ -23,6 +23,6 @@ setup(
     package_data={'coulomb_gan': ['py.typed'],
                   'coulomb_gan.experiments': ['*.ipynb', '*.json', 'parameters/*.yaml']},
     install_requires=cfg['requirements'].split() + cfg['pip_requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'book': cfg['book_requirements'].split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': ['coulomb_gan=coulomb_gan._modidx:d']},
 )

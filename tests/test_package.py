@@ -30,7 +30,7 @@ import importlib, importlib.abc, sys
 import fastcore, matplotlib.pyplot, numpy, torch, torchvision
 
 BLOCKED = {'click', 'tqdm', 'lmdb', 'sklearn', 'scipy', 'torch_fidelity', 'papermill', 'nbconvert', 'nbformat', 'nbclient',
-           'IPython', 'ipykernel', 'jupyterlab', 'nbdev', 'execnb', 'ghapi', 'hypothesis', 'pytest'}
+           'IPython', 'ipykernel', 'jupyterlab', 'nbdev', 'execnb', 'ghapi', 'hypothesis', 'pytest', 'math_core'}
 
 class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

@@ -15,12 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..files import RunError, check_writable, write_whole, writing
+from ..formulas import mathml
 from ..locks import locked
 
 # %% ../../nbs/7_reporting/01_render.ipynb #58f688c4
 def check_tools():
     "Raises RunError naming the first package that a report needs and the machine lacks."
-    for name in ('papermill', 'nbconvert', 'ipykernel'):
+    for name in ('papermill', 'nbconvert', 'ipykernel', 'math_core'):
         if find_spec(name): continue
         raise RunError(f'a report needs {name}, which is not installed; pip install {name}')
 
@@ -43,13 +44,30 @@ def notebook(
     checkout = package.parent / 'nbs' / 'experiments'
     return (installed if installed.exists() else checkout) / f'{kind}.ipynb'
 
+# %% ../../nbs/7_reporting/01_render.ipynb #8a454799
+def _formula(body, plain, display):
+    "A formula as MathML; what is none by `plain`."
+    try: return mathml(body, display)
+    except ValueError: return plain(body)
+
+# %% ../../nbs/7_reporting/01_render.ipynb #9ce74449
+def _markdown(folder):
+    "A function from Markdown in a folder to HTML, with formulas as MathML."
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+    class Formulas(IPythonRenderer):
+        def block_math(self, body): return _formula(body, super().block_math, display=True)
+        def inline_math(self, body): return _formula(body, super().inline_math, display=False)
+    renderer = Formulas(escape=False, embed_images=True, path=str(folder))
+    return MarkdownWithMath(renderer=renderer).render
+
 # %% ../../nbs/7_reporting/01_render.ipynb #81a909bc
 def to_html(
     path: Path,  # an executed notebook
 ) -> Path:  # the page beside it
     "Renders a notebook as one self-contained page. Raises RunError if the disk refuses."
     from nbconvert import HTMLExporter
-    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True,
+                            filters={'markdown2html': _markdown(Path(path).parent)})
     body, _ = exporter.from_filename(str(path))
     without_scripts = re.sub(r'<script\b.*?</script>', '', body, flags=re.S)
     page = path.with_suffix('.html')

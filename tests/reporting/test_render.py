@@ -28,7 +28,7 @@ def injected(folder):
 
 # --- before anything is done --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('missing', ['papermill', 'nbconvert', 'ipykernel'])
+@pytest.mark.parametrize('missing', ['papermill', 'nbconvert', 'ipykernel', 'math_core'])
 def test_what_a_report_needs_is_named(missing, tmp_path, monkeypatch):
     monkeypatch.setattr(render_module, 'find_spec', lambda name: None if name == missing else name)
     for check in (check_tools, lambda: check_places(tmp_path)):
