@@ -40,7 +40,7 @@ pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; }
 
 # %% ../nbs/tools/html_pages.ipynb #be6036f2
 CODE = '''
-#show-code { margin: 1rem .4rem 0 1rem; }
+#show-code { margin: 1rem .4rem 0 max(1rem, calc(50% - 30rem)); }
 .jp-CodeCell .jp-Cell-inputWrapper { display: none; }
 #show-code:checked ~ main .jp-CodeCell .jp-Cell-inputWrapper { display: block; }
 .jp-Cell-inputWrapper pre { background: var(--shade); padding: .6rem .8rem; border-radius: 4px; }
@@ -89,7 +89,7 @@ FRAME = '''{%- extends 'lab/base.html.j2' -%}
 {%- block footer -%}</html>{%- endblock footer -%}
 {%- block data_png scoped -%}
 <img src="{{ output.data['image/png'] | data_address }}"
-  alt="{{ (output | get_metadata('alt', 'image/png') or '') | escape_html }}">
+  alt="{{ (output | get_metadata('alt', 'image/png') or 'a figure of this section') | escape_html }}">
 {%- endblock data_png -%}
 '''
 
