@@ -52,8 +52,8 @@ CODE = '''
 
 # %% ../nbs/tools/html_pages.ipynb #6fce0977
 PRINT = '''
-@media print { :root { color-scheme: light; --ground: #fff; --ink: #000; --quiet: #444; --line: #bbb; --shade: #f5f5f5;
-    --link: #000; --string: #000; --word: #000; }
+@media print { :root { color-scheme: light; --ground: #fff; --ink: #000; --quiet: #444; --line: #bbb;
+    --shade: #f5f5f5; --link: #000; --string: #000; --word: #000; }
   body { font-size: 10pt; } main { max-width: none; padding: 0; }
   #show-code, label[for="show-code"], .anchor-link { display: none; }
   table { display: table; width: auto; font-size: 8pt; } pre { white-space: pre-wrap; }
@@ -79,7 +79,8 @@ def data_address(
 FRAME = '''{%- extends 'lab/base.html.j2' -%}
 {%- block header -%}
 <!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ resources.title | escape_html }}</title><style>{{ resources.style }}</style></head>
 {%- endblock header -%}
 {%- block body_header -%}

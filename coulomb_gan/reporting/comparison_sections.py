@@ -43,7 +43,8 @@ def comparison_headline(
     seeds = next(iter(runs.values()))
     run = next(iter(seeds.values()))
     named = ', '.join(str(seed) for seed in seeds)
-    return f'**{run.data_name}**, {len(run.data.train):,} training samples, {len(runs)} methods, seeds {named}.'
+    data = f'**{run.data_name}**, {len(run.data.train):,} training samples'
+    return f'{data}, {len(runs)} methods, seeds {named}.'
 
 # %% ../../nbs/7_reporting/20_comparison_sections.ipynb #6645ca1c
 def _clouds(y, shown):
@@ -71,7 +72,9 @@ def show_side_by_side(
     if data.kind == 'text':
         texts = [[verbatim(line) for line in data.corpus.decode(x[:8].argmax(-1))] for x in shown.values()]
         return display(Markdown(table(zip(*texts), list(shown))))
-    if data.kind == 'points': return picture(_clouds(data.test, shown), f'Generated points over held-out ones by {names}.')
+    if data.kind == 'points':
+        clouds = _clouds(data.test, shown)
+        return picture(clouds, f'Generated points over held-out ones by {names}.')
     rows = plots.image_rows({key: x[:16] for key, x in shown.items()}, cols=16)
     picture(rows, f'Rows of sixteen generated images by {names}.')
 
@@ -82,8 +85,10 @@ def show_energies(
     "Energy over steps and over the seconds they took."
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), sharey=True)
     energy = {key: column(run.metrics, 'energy') for key, run in runs.items()}
-    seconds = {key: [line['seconds'] for line in run.metrics if 'energy' in line] for key, run in runs.items()}
-    timed = {key: (seconds[key], values) for key, (_, values) in energy.items()}
+    timed = {}
+    for key, run in runs.items():
+        seconds = [line['seconds'] for line in run.metrics if 'energy' in line]
+        timed[key] = seconds, energy[key][1]
     plots.curves(energy, ylabel='energy', ax=left)
     plots.curves(timed, ylabel='energy', ax=right).set(xlabel='seconds')
     left.get_legend().remove()

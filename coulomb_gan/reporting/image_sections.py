@@ -42,19 +42,26 @@ def measure_energies(
     return F
 
 # %% ../../nbs/7_reporting/17_image_sections.ipynb #2c9951a3
+def _are_digits(data):
+    "Whether a classifier is at hand for images."
+    return data.train_labels is not None and data.shape == (1, 8, 8)
+
+# %% ../../nbs/7_reporting/17_image_sections.ipynb #5ad4a15b
 def measure_classes(
     run: Run,  # of digits; gets the numbers
     x: Tensor,  # images, floats `(n, 1, 8, 8)`
 ) -> dict | None:  # distance, bias and accuracy; None for images without known classes, or too few
     "Class frequencies and Fréchet distance in a classifier's space, entered in `result.json`."
     data = run.data
-    y, train = to_float(data.test), to_float(data.train[:len(x)])
-    known = data.train_labels is not None and data.shape == (1, 8, 8)
-    if not known or min(len(x), len(y), len(train)) <= 64: return None
+    y = to_float(data.test)
+    train = to_float(data.train[:len(x)])
+    if not _are_digits(data) or min(len(x), len(y), len(train)) <= 64: return None
     net = train_classifier(data)
     frequencies = net(x).argmax(1).bincount(minlength=10) / len(x)
-    found = dict(frechet=frechet(net.body(x), net.body(y)), bias=frechet(net.body(train), net.body(y)), n=len(x),
-                 accuracy=accuracy(net, data), trained_in=trained_in(run, FeatureExtractor(net.name, net.body)))
+    distance = frechet(net.body(x), net.body(y))
+    bias = frechet(net.body(train), net.body(y))
+    own = trained_in(run, FeatureExtractor(net.name, net.body))
+    found = dict(frechet=distance, bias=bias, n=len(x), accuracy=accuracy(net, data), trained_in=own)
     add_metrics(run, class_frequencies=frequencies.tolist(), **{net.name: found})
     return found
 
@@ -90,7 +97,8 @@ def show_nearest(
 ):
     "Sixteen images and the training image nearest to each; histograms of distances."
     pairs = {name: x[:16], 'nearest': to_float(run.data.train[rows[:16]])}
-    picture(plots.image_rows(pairs, cols=16), f'Sixteen {name} images, and under each the nearest training image.')
+    drawn = plots.image_rows(pairs, cols=16)
+    picture(drawn, f'Sixteen {name} images, and under each the nearest training image.')
     named = {name if key == 'images' else key: values for key, values in distances.items()}
     medians = ', '.join(f'{values.median():.3g} {key}' for key, values in named.items() if len(values))
     drawn = plots.histograms(named, xlabel='distance to the nearest (other) training image')
@@ -103,10 +111,16 @@ def show_pairs(
 ):
     "At most twelve pairs and the training images nearest to them."
     count = min(12, len(x) * (len(x) - 1) // 2)
-    first, second = (x[rows] for rows in closest_pairs(x, count)[0].T)
-    to_first, to_second = (to_float(data.train[nearest(side, data.train)[1]]) for side in (first, second))
-    rows = {'sample': first, 'its pair': second, 'nearest to 1st': to_first, 'nearest to 2nd': to_second}
-    picture(plots.image_rows(rows), f'The {count} closest pairs of images, and the training image nearest to each.')
+    pairs, _ = closest_pairs(x, count)
+    first = x[pairs[:, 0]]
+    second = x[pairs[:, 1]]
+    _, to_first = nearest(first, data.train)
+    _, to_second = nearest(second, data.train)
+    rows = {'sample': first, 'its pair': second}
+    rows['nearest to 1st'] = to_float(data.train[to_first])
+    rows['nearest to 2nd'] = to_float(data.train[to_second])
+    drawn = plots.image_rows(rows)
+    picture(drawn, f'The {count} closest pairs of images, and the training image nearest to each.')
 
 # %% ../../nbs/7_reporting/17_image_sections.ipynb #9710e633
 def measure_support(
@@ -122,6 +136,12 @@ def measure_support(
     return found
 
 # %% ../../nbs/7_reporting/17_image_sections.ipynb #5a2bba95
+def _band(found, name):
+    "The interval of a support in words; without an upper end up to infinity."
+    high = found[f'{name}_high'] or float('inf')
+    return f"{found[f'{name}_low']:,.0f} to {high:,.0f}"
+
+# %% ../../nbs/7_reporting/17_image_sections.ipynb #1839a402
 def support_table(
     found: Mapping,  # from `measure_support`
 ) -> str:  # Markdown
@@ -130,7 +150,7 @@ def support_table(
     for line in found['batches']:
         between = f"{line['low']:.2f} to {line['high']:.2f}"
         rows.append((line['batch'], line['trials'], line['probability'], between, line['support']))
-    support = f"{found['support_low']:,.0f} to {found['support_high'] or float('inf'):,.0f}"
-    ceiling = f"{found['ceiling_low']:,.0f} to {found['ceiling_high'] or float('inf'):,.0f}"
     text = table(rows, ['batch', 'trials', 'P(duplicate)', '95 %', 'support'])
-    return f"{text}\n\nFrom all pairs: {found['pairs']:,} close, support {support}; the ceiling, real images: {ceiling}."
+    ends = f"support {_band(found, 'support')}; the ceiling, real images: {_band(found, 'ceiling')}"
+    words = f"From all pairs: {found['pairs']:,} close, {ends}."
+    return f'{text}\n\n{words}'

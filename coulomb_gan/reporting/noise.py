@@ -14,7 +14,8 @@ def difference_interval(
     b: Sequence[float],  # of another method, at least two
 ) -> tuple[float, float]:  # 95 % interval of mean a - mean b
     "Welch's interval of a difference. Raises ValueError for fewer than two seeds."
-    if min(len(a), len(b)) < 2: raise ValueError(f'got {len(a)} and {len(b)} seeds, expected at least two of each')
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f'got {len(a)} and {len(b)} seeds, expected at least two of each')
     from scipy.stats import ttest_ind
     if len({*a}) == len({*b}) == 1: return a[0] - b[0], a[0] - b[0]  # no spread to measure by
     found = ttest_ind(a, b, equal_var=False).confidence_interval()
@@ -38,13 +39,16 @@ def noise_sentence(
     title: str = 'F',  # what the sentence calls it
 ) -> str:  # Markdown
     "Which methods differ from the best one by more than their seeds do."
-    values = {key: [found[name] for found in seeds.values() if name in found] for key, seeds in numbers.items()}
-    values = {key: found for key, found in values.items() if found}
+    values = {}
+    for key, seeds in numbers.items():
+        found = [of_seed[name] for of_seed in seeds.values() if name in of_seed]
+        if found: values[key] = found
     if len(values) < 2: return f'{title} was measured of {len(values)} method, and a comparison needs two.'
     if min(len(found) for found in values.values()) < 2:
-        return f'**One seed of a method says nothing about noise**: no difference of {title} here is known to be more.'
+        words = '**One seed of a method says nothing about noise**'
+        return f'{words}: no difference of {title} is known to be more.'
     best, within, beyond = _against_best(values)
     words = f'{title} is least for **{best}**; '
-    if not beyond: return words + 'all differences from it are **within noise**: seeds differ as much as methods.'
+    if not beyond: return words + 'all differences from it are **within noise** of the seeds.'
     words += f'**beyond noise** (95 %) above it: {", ".join(beyond)}; '
     return words + f'within noise: {", ".join(within) or "none"}.'

@@ -25,9 +25,11 @@ def extent_of(
     margin: float = .15,  # around them, relative to their larger side
 ) -> list[float]:  # [x0, x1, y0, y1], data units
     "A rectangle around points."
-    low, high = y.amin(0), y.amax(0)
+    low = y.amin(0)
+    high = y.amax(0)
     wide = margin * (high - low).max()
-    return [bound.item() for i in (0, 1) for bound in (low[i] - wide, high[i] + wide)]
+    bounds = torch.stack([low - wide, high + wide], dim=1)
+    return bounds.flatten().tolist()
 
 # %% ../../nbs/7_reporting/19_point_sections.ipynb #5c76e1d6
 def show_densities(
@@ -39,21 +41,26 @@ def show_densities(
     for points, title, ax in zip((y, x), ('held out', 'generated'), axes):
         plots.density(points, extent_of(y), ax=ax).set_title(title)
     plots.points(y[:2000], x[:2000], ax=axes[2])
-    picture(figure, f'Densities of {len(y):,} held-out points and of {len(x):,} generated ones, and both as dots.')
+    text = f'Densities of {len(y):,} held-out points and of {len(x):,} generated ones, and both as dots.'
+    picture(figure, text)
 
 # %% ../../nbs/7_reporting/19_point_sections.ipynb #31467214
 def _potential_at(run, step, path, ax, y):
     "The potential of the samples of one step, with the softening of that step."
     e = run.experiment
-    eps = e.objective.scheduled(step / e.optim.steps).get('eps', e.record.energy_eps)
+    scheduled = e.objective.scheduled(step / e.optim.steps)
+    eps = scheduled.get('eps', e.record.energy_eps)
     kernel = Plummer(e.record.energy_d, eps)
     seen = torch.from_numpy(np.load(path))
-    n, extent = 60, extent_of(y)
+    extent = extent_of(y)
+    n = 60
     a = plots.grid_points(extent, n)
-    phi, pull = potential(a, seen, y, kernel), force(a, seen, y, kernel)
+    phi = potential(a, seen, y, kernel)
+    pull = force(a, seen, y, kernel)
     plots.potential_map(phi.view(n, n), pull.view(n, n, 2), extent, ax)
     ax.set_title(f'step {step:,}, softening {eps:.2g}')
-    return phi.abs().max().item()
+    largest = phi.abs().max()
+    return largest.item()
 
 # %% ../../nbs/7_reporting/19_point_sections.ipynb #7bb22d19
 def show_potentials(
@@ -75,19 +82,28 @@ def covariances(
     modes: Modes,  # means and deviation of the components
 ) -> Tensor:  # `(k, 2, 2)` of those k components that have more than two points inside 3 sigma
     "Covariance inside 3 sigma of each mean, relative to the true variance there."
-    distance, nearest = (x[:, None] - modes.means).norm(dim=2).min(1)
+    distance, nearest = torch.cdist(x, modes.means).min(1)
     close = distance < 3 * modes.std
     expected = modes.std**2 * truncated_variance(3.)
-    inside = [x[(nearest == k) & close] - mean for k, mean in enumerate(modes.means)]
-    known = [points.T.cov() / expected for points in inside if len(points) > 2]
-    return torch.stack(known) if known else torch.empty(0, 2, 2)
+    known = [torch.empty(0, 2, 2)]
+    for k in range(len(modes.means)):
+        points = x[close & (nearest == k)]
+        if len(points) < 3: continue
+        covariance = points.T.cov()
+        known.append(covariance[None] / expected)
+    return torch.cat(known)
 
 # %% ../../nbs/7_reporting/19_point_sections.ipynb #1308709e
 def covariance_table(
     c: Tensor,  # from `covariances`, at least one
 ) -> str:  # Markdown
     "Least, mean and greatest variance and correlation over the components."
-    named = {'variance of the first coordinate': c[:, 0, 0], 'variance of the second': c[:, 1, 1],
-             'correlation': c[:, 0, 1] / (c[:, 0, 0] * c[:, 1, 1]).sqrt()}
-    rows = [(key, v.min().item(), v.mean().item(), v.max().item()) for key, v in named.items()]
+    first = c[:, 0, 0]
+    second = c[:, 1, 1]
+    correlation = c[:, 0, 1] / (first * second).sqrt()
+    named = {'variance of the first coordinate': first, 'variance of the second': second,
+             'correlation': correlation}
+    rows = []
+    for key, v in named.items():
+        rows.append((key, v.min().item(), v.mean().item(), v.max().item()))
     return table(rows, [f'{len(c)} components', 'least', 'mean', 'greatest'])

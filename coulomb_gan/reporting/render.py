@@ -58,6 +58,7 @@ def _markdown(folder):
     class Formulas(IPythonRenderer):
         def block_math(self, body): return _formula(body, super().block_math, display=True)
         def inline_math(self, body): return _formula(body, super().inline_math, display=False)
+        def block_html(self, html): return super().block_html(html) if '<img' in html else html
     renderer = Formulas(escape=False, embed_images=True, path=str(folder))
     return MarkdownWithMath(renderer=renderer).render
 

@@ -28,8 +28,8 @@ def show_training(
     drawn = plot_training(run, loss_of(run))
     if drawn is None: return display(left_out('this run was never evaluated'))
     steps, values = column(run.metrics, 'energy')
-    text = f'Curves of loss and energy over {steps[-1]:,} steps; the energy goes from {values[0]:.2g} to {values[-1]:.2g}.'
-    picture(drawn, text)
+    ends = f'from {values[0]:.2g} to {values[-1]:.2g}'
+    picture(drawn, f'Curves of loss and energy over {steps[-1]:,} steps; the energy goes {ends}.')
 
 # %% ../../nbs/7_reporting/18_training_sections.ipynb #31a52712
 def show_monitored(
