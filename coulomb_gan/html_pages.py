@@ -32,7 +32,7 @@ table { display: block; width: fit-content; max-width: 100%; overflow-x: auto; b
   font-size: .9rem; font-variant-numeric: tabular-nums; margin: .8rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .7rem .25rem 0;
   border-bottom: 1px solid var(--line); overflow-wrap: normal; }
-math[display="block"] { overflow-x: auto; max-width: 100%; }
+math[display=block] { overflow-x: auto; max-width: 100%; }
 details { border: 1px solid var(--line); border-radius: 4px; padding: .4rem .8rem; margin: .8rem 0; }
 summary { cursor: pointer; }
 pre { overflow-x: auto; font: .82rem/1.45 ui-monospace, monospace; }

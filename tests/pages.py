@@ -28,6 +28,7 @@ def check_page(folder, least, *forbidden):
     html = (folder / 'report.html').read_text(encoding='utf-8')
     assert html.count('<img') >= least and html.count('src="data:image/png;base64,') >= least
     assert re.findall(r'<(?:script|link|img|iframe)\b[^>]*?(?:src|href)\s*=\s*["\']?(?:https?:)?//[^>]*', html) == []
+    assert 'a figure of this section' not in html      # what stands for an alternative text that is missing
     for text in ('Traceback', str(ROOT), str(Path.home()), *forbidden): assert text not in html
 
 def check_notebook(folder, least, *forbidden):
@@ -94,11 +95,11 @@ def shown_here(kind, **parameters):
     shown, names = [], {}
     plt.close('all')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IPython.display, 'display', shown.append)
+        patch.setattr(IPython.display, 'display', lambda what, **more: shown.append(what))
         for cell in nbformat.read(notebook(kind), 4).cells:
             if cell.cell_type != 'code': continue
             shown.append(value_of(cell.source, names))
             if 'parameters' in cell.metadata.get('tags', ()): names |= parameters
-    n_figures = len(plt.get_fignums())
-    plt.close('all')
+    assert plt.get_fignums() == []      # each was shown, with an alternative text
+    n_figures = sum(isinstance(s, plt.Figure) for s in shown)
     return '\n'.join(s.data for s in shown if isinstance(s, IPython.display.Markdown)), n_figures
