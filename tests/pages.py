@@ -36,6 +36,7 @@ def check_notebook(folder, least, *forbidden):
     nb = nbformat.reads(text, as_version=4)
     nbformat.validate(nb)
     assert len(figures(nb)) >= least
+    assert all(f.metadata['image/png']['alt'] for f in figures(nb))
     assert [t for c in nb.cells for t in c.metadata.get('tags', [])] == ['parameters', 'injected-parameters']
     assert {k for c in nb.cells for k in c.metadata} <= {'tags'}
     for word in ('papermill', 'Traceback', str(ROOT), str(Path.home()), *forbidden): assert word not in text
@@ -94,11 +95,11 @@ def shown_here(kind, **parameters):
     shown, names = [], {}
     plt.close('all')
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(IPython.display, 'display', shown.append)
+        patch.setattr(IPython.display, 'display', lambda what, **more: shown.append(what))
         for cell in nbformat.read(notebook(kind), 4).cells:
             if cell.cell_type != 'code': continue
             shown.append(value_of(cell.source, names))
             if 'parameters' in cell.metadata.get('tags', ()): names |= parameters
-    n_figures = len(plt.get_fignums())
-    plt.close('all')
+    assert plt.get_fignums() == []      # each was shown, with an alternative text
+    n_figures = sum(isinstance(s, plt.Figure) for s in shown)
     return '\n'.join(s.data for s in shown if isinstance(s, IPython.display.Markdown)), n_figures

@@ -46,7 +46,7 @@ def cli(
     """Coulomb GANs: train, reproduce, report.
 
     First: `doctor` checks the installation, `reproduce digits` trains and reports in five minutes, `list`
-    names what else there is. `COMMAND --help` has the options of a command, `settings` says what they mean."""
+    names what else there is. `COMMAND --help` has its options, `settings` says what they mean."""
     command = context.invoked_subcommand
     if command != 'train' and world_size() > 1:
         raise RunError(f'several processes share the training of a run; start {command} as one process')

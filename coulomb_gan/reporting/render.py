@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..files import RunError, check_writable, write_whole, writing
 from ..formulas import mathml
+from ..html_pages import FRAME, data_address, resources
 from ..locks import locked
 
 # %% ../../nbs/7_reporting/01_render.ipynb #58f688c4
@@ -57,18 +58,30 @@ def _markdown(folder):
     class Formulas(IPythonRenderer):
         def block_math(self, body): return _formula(body, super().block_math, display=True)
         def inline_math(self, body): return _formula(body, super().inline_math, display=False)
+        def block_html(self, html): return super().block_html(html) if '<img' in html else html
     renderer = Formulas(escape=False, embed_images=True, path=str(folder))
     return MarkdownWithMath(renderer=renderer).render
+
+# %% ../../nbs/7_reporting/01_render.ipynb #e160816f
+def _title(nb):
+    "The first heading of a notebook."
+    for cell in nb.cells:
+        heading = re.match('# (.*)', cell.source)
+        if cell.cell_type == 'markdown' and heading: return heading[1]
+    return 'Report'
 
 # %% ../../nbs/7_reporting/01_render.ipynb #81a909bc
 def to_html(
     path: Path,  # an executed notebook
 ) -> Path:  # the page beside it
     "Renders a notebook as one self-contained page. Raises RunError if the disk refuses."
+    import nbformat
     from nbconvert import HTMLExporter
-    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True,
-                            filters={'markdown2html': _markdown(Path(path).parent)})
-    body, _ = exporter.from_filename(str(path))
+    nb = nbformat.read(path, 4)
+    filters = {'markdown2html': _markdown(Path(path).parent), 'data_address': data_address}
+    exporter = HTMLExporter(raw_template=FRAME, embed_images=True, exclude_input_prompt=True,
+                            exclude_output_prompt=True, filters=filters)
+    body, _ = exporter.from_notebook_node(nb, resources(_title(nb)))
     without_scripts = re.sub(r'<script\b.*?</script>', '', body, flags=re.S)
     page = path.with_suffix('.html')
     write_whole(page, without_scripts.encode())
