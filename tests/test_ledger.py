@@ -7,7 +7,7 @@ from test_style import NOTEBOOKS, ROOT, load
 STATUSES = {'definition', 'holds', 'holds with a condition', 'fails as stated', 'open', 'reproduced', 'not yet run'}
 UNSETTLED = {'open', 'not yet run'}
 
-# The paper's own numbering: what each number stands for in its text, by a phrase that its row must contain
+# The papers' own numbering, and ours of two others: what each number stands for in its text, by a phrase that its row must contain
 NUMBERING = {
     'P1': 'the potential is', 'P2': 'continuity', 'P3': 'velocity written out', 'P4': 'extremum', 'P5': 'Plummer kernel',
     'P6': 'gradient of the potential', 'P7': 'energy', 'P8, P32': 'minibatch potential', 'P9': 'mean square', 'P10': 'maximises',
@@ -23,6 +23,9 @@ NUMBERING = {
     'Table 4(a), WGAN-GP': 'JSD-4 0.38', 'Table 4(b), BEGAN, CelebA': 'FID 29.2', 'Table 4(b), BEGAN, LSUN': 'FID 113',
     'Table 4(b), DCGAN, CelebA': 'FID 21.4', 'Table 4(b), DCGAN, LSUN': 'FID 70.4', 'Table 4(b), DCGAN, CIFAR-10': '37.7',
     'Table 4(b), WGAN-GP, CelebA': 'FID 4.8', 'Table 4(b), WGAN-GP, LSUN': 'FID 20.5', 'Table 4(b), WGAN-GP, CIFAR-10': 'FID 29.3',
+    'H1': 'converge almost surely', 'H2': 'the example', 'H3': 'unequal rates', 'H4': 'heavy ball', 'H5': 'lower FID',
+    'H6': 'six disturbances', 'H7': 'many samples', 'M1': 'flat', 'M2': 'non-saturating', 'M3': 'outside the Wasserstein',
+    'M4': 'robust', 'M5': 'Color MNIST', 'M6': 'MS-SSIM',
     'Table 4(b), MMD-GAN, CelebA': 'FID 63.2', 'Table 4(b), MMD-GAN, LSUN': 'FID 94.9', 'Table 4(b), MMD-GAN, CIFAR-10': 'FID 38.2'}
 NAMED = {name for name in NUMBERING if not name.startswith('P')}
 FALSE_STEP = 'P21'  # of the proof of Theorem 1: the first that fails
@@ -31,7 +34,7 @@ FALSE_STEP = 'P21'  # of the proof of Theorem 1: the first that fails
 def ledger():
     source = '\n'.join(c.source for c in load(ROOT/'nbs/00_paper.ipynb').code)
     source = re.sub(r'\n +', ' ', source)                # an indented line goes on with the one before
-    lines = re.findall(r'^(?:P\d|Theorem|Figure|Table|A\.)[^|\n]* \| .*$', source, flags=re.M)
+    lines = re.findall(r'^(?:[PHM]\d|Theorem|Figure|Table|A\.)[^|\n]* \| .*$', source, flags=re.M)
     return [[field.strip() for field in line.split(' | ')] for line in lines]
 
 
