@@ -51,7 +51,7 @@ def test_every_chapter_is_in_the_contents():
     contents = book_pages.table_of_contents()['source']
     for folder in folders: assert f'\n{folder}/*\n' in contents
     for name in book_pages.API: assert f'\napi/{name}\n' in contents and (ROOT / f'nbs/api/{name}.md').exists()
-    for name in book_pages.FIRST: assert any((ROOT / f'nbs/{name}.{ending}').exists() for ending in ('ipynb', 'md'))
+    for name in book_pages.FIRST: assert {'.ipynb', '.md'} & {p.suffix for p in (ROOT / 'nbs').glob(f'{name}.*')}
 
 
 # --- links --------------------------------------------------------------------------------------------------------
@@ -79,9 +79,9 @@ def test_a_row_without_its_section_is_refused():
 
 
 def test_links_of_the_first_page_point_into_the_book():
-    text = '[a](nbs/1_field/02_kernels.ipynb#The-Laplacian) [b](reports/digits/report.html) [c](CHANGELOG.md) `nbs/x`'
+    text = '[a](nbs/1_field/02_kernels.ipynb#The-Laplacian) [b](reports/digits/report.html) [c](CHANGELOG.md) [d](nbs/1_field) [e](CONTRIBUTING.md) `nbs/x`'
     assert book_pages.from_nbs(text) == ('[a](1_field/02_kernels.ipynb#the-laplacian) <a href="reports/digits/report.html">b</a> '
-                                         '[c](changes.md) `nbs/x`')
+                                         '[c](changes.md) d e `nbs/x`')
 
 
 # --- formulas -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 CHAPTERS = {
     '1_field': 'Field', '2_objectives': 'Objectives', '3_networks': 'Networks', '4_data': 'Data', '5_metrics': 'Metrics',
     '6_training': 'Training', '7_reporting': 'Reporting', 'experiments': 'Experiments', 'tools': 'Tools'}
-FIRST = ('00_paper', '01_paper_and_code', 'playground/see_it_move')
+FIRST = '0*', 'playground/see_it_move'  # the pages at the top, in their order
 API = ('coulomb_gan', 'field', 'objectives', 'networks', 'data', 'metrics', 'training', 'reporting', 'tools')
 ROW = re.compile(r'\[(\w+)\]\(([\w/]+)\.ipynb\): ([^;|]+?)(?=;| \|)')
 
@@ -64,7 +64,7 @@ def code_cell(cell, prose):
 
 def book_page(name, nb, read):
     "The notebook of a page, as the book shows it; `read` gives the notebook of a name"
-    prose = from_nbs if name == 'index' else lower_anchors
+    prose = lower_anchors if '/' in name else from_nbs
     printed = (lambda text: linked_rows(text, read)) if name == '00_paper' else prose
     cells = []
     for cell in nb['cells']:
@@ -75,11 +75,15 @@ def book_page(name, nb, read):
     return dict(nb, cells=cells)
 
 
+OUTSIDE = r'\[([^\]]+)\]\((\w+|[A-Z]\w*\.md|benchmarks/README\.md)\)'  # links to folders, and to files above the notebooks
+
+
 def from_nbs(text):
-    "Links of the README, which stands a folder higher; reports are no pages of the book"
-    text = re.sub(r'(?<=\]\()nbs/', '', text)
+    "Links of the README and of the pages at the top; folders, files beside them and reports are no pages of the book"
+    text = re.sub(r'(?<=\]\()(nbs/|\.\./)', '', text)
     text = re.sub(r'\[([^\]]+)\]\((reports/[\w-]+/report\.html)\)', r'<a href="\2">\1</a>', text)
-    return lower_anchors(text.replace('](CHANGELOG.md)', '](changes.md)'))
+    text = text.replace('](CHANGELOG.md)', '](changes.md)')
+    return lower_anchors(re.sub(OUTSIDE, r'\1', text))
 
 
 def lower_anchors(text):
