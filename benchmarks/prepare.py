@@ -10,7 +10,6 @@ Then all of them are prepared, in a process of its own, whose memory beside mapp
 import io
 import os
 import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor

@@ -590,6 +590,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                    'coulomb_gan.files.caching': ('tools/files.html#caching', 'coulomb_gan/files.py'),
                                    'coulomb_gan.files.changed': ('tools/files.html#changed', 'coulomb_gan/files.py'),
                                    'coulomb_gan.files.check_writable': ('tools/files.html#check_writable', 'coulomb_gan/files.py'),
+                                   'coulomb_gan.files.nearest_folder': ('tools/files.html#nearest_folder', 'coulomb_gan/files.py'),
                                    'coulomb_gan.files.open_array': ('tools/files.html#open_array', 'coulomb_gan/files.py'),
                                    'coulomb_gan.files.read_json': ('tools/files.html#read_json', 'coulomb_gan/files.py'),
                                    'coulomb_gan.files.read_lines': ('tools/files.html#read_lines', 'coulomb_gan/files.py'),

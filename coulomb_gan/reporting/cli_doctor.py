@@ -17,7 +17,7 @@ import click
 import torch
 
 from .. import __version__
-from ..files import RunError, check_writable
+from ..files import RunError, check_writable, nearest_folder
 from ..metrics.feature_extractors import find_weights
 
 # %% ../../nbs/7_reporting/15_cli_doctor.ipynb #9cb45f36
@@ -78,9 +78,7 @@ def _weights():
 # %% ../../nbs/7_reporting/15_cli_doctor.ipynb #cd3c3474
 def _disk(folder):
     "A finding about the space where runs will be written."
-    place = Path(folder).absolute()
-    while not place.exists(): place = place.parent
-    free = shutil.disk_usage(place).free / 1e9
+    free = shutil.disk_usage(nearest_folder(folder)).free / 1e9
     enough = f'{free:.0f} GB free' if free >= GIGABYTES else ''
     return Finding('disk', enough, f'{free:.1f} GB free here, a full run may take {GIGABYTES} GB')
 

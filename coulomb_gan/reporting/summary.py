@@ -19,7 +19,6 @@ from typing import Any
 
 from PIL import Image
 from ..files import RunError, read_json, read_lines
-from ..options import plain
 from .comparison_tables import COLUMNS, mean_interval
 from .render import execute, notebook
 from .sections import feature_metrics

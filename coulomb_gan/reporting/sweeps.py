@@ -11,13 +11,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from ..files import RunError
 from ..options import choose
 from ..training.config import REGISTRIES, RENAMED, Experiment, option_value, options
-from ..training.presets import EXPERIMENTS, experiment, method
+from ..training.presets import experiment
 from ..training.safeguards import Interrupted
 
 # %% ../../nbs/7_reporting/16_sweeps.ipynb #068a9036
