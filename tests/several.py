@@ -66,8 +66,12 @@ def own_network():
 def ip(line): subprocess.run(['ip', *line.split()], check=True)
 
 def bridge():
-    "A switch in the network of this process, where it has the address 10.0.0.1"
-    for line in ('link set lo up', 'link add switch type bridge', 'addr add 10.0.0.1/24 dev switch', 'link set switch up'): ip(line)
+    """A switch in the network of this process, where it has the address 10.0.0.1. Its hardware address is given, or it
+    would change to the least of its cables' with each that comes or goes, and those who know the old one reach nobody."""
+    ip('link set lo up')
+    ip('link add switch address 02:00:00:00:00:01 type bridge')
+    ip('addr add 10.0.0.1/24 dev switch')
+    ip('link set switch up')
 
 def why_no_networks():
     "Why networks cannot be made here; nothing if they can"
