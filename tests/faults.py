@@ -15,7 +15,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import tqdm      # here, for children without rights
+import tqdm  # noqa: F401 (here, for children without rights)
 
 from coulomb_gan.locks import locked
 

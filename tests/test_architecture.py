@@ -4,7 +4,6 @@ Imports inside functions count, and so do those of the notebooks' checks, but fo
 """
 import ast
 import re
-from pathlib import Path
 
 import pytest
 

@@ -1,11 +1,12 @@
 """The importers' door: light, complete, typed; and the same commands by `python -m`."""
+import re
 import subprocess
 import sys
 
 import pytest
 
 import coulomb_gan
-from test_style import NOTEBOOKS, ROOT
+from test_style import ROOT
 
 NAMES = ['Plummer', 'potential', 'potentials', 'force', 'energy', 'Experiment', 'experiment', 'EXPERIMENTS', 'fit',
          'load_run', 'reproduce']
@@ -97,6 +98,24 @@ def test_wrong_uses_are_seen(errors):
     first = TYPED.count('\n') + 1
     for number, (use, kind) in enumerate(WRONG.items(), first):
         assert [line for line in errors if f'wrong.py:{number}: error:' in line and f'[{kind}]' in line], use
+
+
+def ruff(*paths):
+    "What ruff finds with the rules of pyproject.toml"
+    command = [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise',
+               '--config', 'pyproject.toml', *paths]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_no_fault_that_ruff_finds():
+    "In notebooks, the modules made of them, tests and benchmarks"
+    found = ruff('.')
+    assert found.returncode == 0, found.stdout
+
+
+def test_ruff_finds_faults(tmp_path):
+    (tmp_path / 'unused.py').write_text('import os\nprint(undefined)\n')
+    assert re.findall(r'F401|F821', ruff(tmp_path).stdout) == ['F401', 'F821']
 
 
 def test_readme_has_a_line_a_chapter_in_the_order_of_reading():

@@ -1,6 +1,5 @@
 """Every link of the notebooks and the README leads somewhere, and every file that a text names by its path exists."""
 import re
-from pathlib import Path
 
 import pytest
 

@@ -7,7 +7,6 @@ __all__ = ['Source', 'folder_source', 'zip_source', 'lmdb_source', 'cifar_source
 
 # %% ../../nbs/4_data/06_image_sources.ipynb #71119b3a
 import hashlib
-import io
 import json
 import os
 import posixpath
@@ -18,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-import numpy as np
 from PIL import Image
 from .archives import is_tar, is_visible, is_zip, open_tar, open_zip
 from .batch_files import read_batch, read_svhn

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..data.datasets import Data, to_float

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.modules.batchnorm import _NormBase
 from ..field.kernels import Kernel
-from .base import OBJECTIVES, Batch, Objective, Passes
+from .base import OBJECTIVES, Objective
 
 # %% ../../nbs/2_objectives/10_mmd_gan.ipynb #96f12564
 WIDTHS = (1., 2., 4., 8., 16.)  # of the Gaussians, in units of the codes

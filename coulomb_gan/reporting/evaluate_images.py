@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from ..data.catalogue import is_there, load
-from ..data.datasets import Data, digits, to_float
+from ..data.datasets import Data, digits
 from ..data.given_images import given_images
 from ..field.kernels import Plummer
 from ..files import check_writable, write_json, write_whole

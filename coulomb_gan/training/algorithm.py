@@ -8,7 +8,7 @@ __all__ = ['differentiate', 'move', 'update_at_once', 'update_in_turn', 'rows_of
 
 # %% ../../nbs/6_training/06_algorithm.ipynb #76c4f138
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from ..data.prefetching import Prefetched
 from .state import TrainState
 

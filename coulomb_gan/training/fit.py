@@ -6,7 +6,6 @@
 __all__ = ['check_experiment', 'fit']
 
 # %% ../../nbs/6_training/11_fit.ipynb #a32187e7
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from ..data.datasets import Samples, content_digest, identity, to_float
 from ..files import RunError, changed, read_json, write_json

@@ -21,7 +21,7 @@ from coulomb_gan.training.presets import experiment
 from coulomb_gan.training.run_folder import read_metrics
 from faults import at_call, die, fill_the_disk, send
 from several import ip, on_machines, steps, together, why_no_networks
-from tiny_runs import GAMES, VARIANTS, result, steps_saved, tiny, train
+from tiny_runs import VARIANTS, result, steps_saved, tiny, train
 
 WORKER = Path(__file__).parents[1] / 'several.py'
 STEPS = 50
