@@ -44,7 +44,7 @@ def measured(name, run):
     if name == 'digits':
         frechet = metric('digits')
         prepared = frechet.prepare(data, len(y), 'cpu')
-        return f, frechet.monitored(frechet.compute(x, prepared))
+        return f, frechet.monitored(frechet.compute(frechet.of_each(x, prepared), prepared))
     found = mode_coverage(run.sample(20_000), data.modes.means, data.modes.std)
     return f, found['within_3sigma']
 

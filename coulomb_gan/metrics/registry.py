@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..data.datasets import Data, to_float
@@ -43,8 +44,14 @@ class Metric:
     ) -> Any:  # what `compute` compares with
         "What is done once before a run. Raises ValueError as `check`."
         raise NotImplementedError
-    def compute(self,
+    def of_each(self,
         x: Tensor,  # generated samples `(n, *shape)`
+        prepared: Any,  # from `prepare`
+    ) -> Tensor:  # `(n, ...)`, on the device of x
+        "What the numbers need of each sample by itself: features. Here the samples as they are."
+        return x
+    def compute(self,
+        each: Tensor,  # from `of_each`, `(n, ...)`
         prepared: Any,  # from `prepare`
     ) -> dict:  # numbers, and lists of them, by name
         "The numbers of one evaluation."
@@ -92,10 +99,13 @@ class FrechetDistance(Metric):
         extractor = self.extractor(data, device)
         _check_samples(extractor, data, n)
         return extractor, reference(extractor, data.train, cache, data.digest)
-    def compute(self, x, prepared):
+    def of_each(self, x, prepared):
+        extractor, _ = prepared
+        return torch.cat([*features(extractor, x)]).to(x.device)
+    def compute(self, each, prepared):
         extractor, real = prepared
         name = 'fid' if extractor.fid else 'frechet'
-        generated = statistics(features(extractor, x))
+        generated = statistics(each.split(1000))
         return {name: frechet(generated, real)}
     def monitored(self, found):
         name = 'fid' if 'fid' in found else 'frechet'

@@ -17,10 +17,12 @@ from torch import Tensor
 from .. import plots
 from ..data.datasets import Data
 from ..field.kernels import Plummer
+from ..field.pair_sums import kernel_sums
 from ..field.potential import energy
 from ..files import write_whole
 from ..metrics.registry import STATISTICS, Metric, metric
 from .config import Experiment
+from .distributed import World
 from .state import TrainState
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #2b5fb8bd
@@ -31,11 +33,26 @@ def energy_kernel(
     record = e.record
     return Plummer(record.energy_d, record.energy_eps)
 
+# %% ../../nbs/6_training/08_evaluation.ipynb #c7f7ce70
+def _energy_by_rows(x, y, kernel, world):
+    "The energy of flat samples (P33); each process adds up the kernel values of its own."
+    def mean_of_sums(a, c):
+        sums = world.by_rows(lambda rows: kernel_sums(rows, c, kernel), a)
+        return sums.mean()
+    within_x = mean_of_sums(x, x)
+    within_y = mean_of_sums(y, y)
+    across = mean_of_sums(x, y)
+    k0 = kernel.at_zero(across)
+    unbiased_x = (within_x - k0) / (len(x) - 1)
+    unbiased_y = (within_y - k0) / (len(y) - 1)
+    return (unbiased_x + unbiased_y) / 2 - across / len(y)
+
 # %% ../../nbs/6_training/08_evaluation.ipynb #d6e7f132
 def training_energy(
     x: Tensor,  # samples, `(n, *shape)`
     e: Experiment,  # gives kernel, seed and number of training samples
     data: Data,  # its training part is compared with
+    world: World = World(),  # the processes that share it
 ) -> float:
     "Unbiased energy (P33) between samples and training samples."
     record = e.record
@@ -45,7 +62,9 @@ def training_energy(
     rows = rows.to(record.device)
     flat_x = x.flatten(1)
     flat_y = data.floats(rows).flatten(1)
-    f = energy(flat_x, flat_y, energy_kernel(e))
+    kernel = energy_kernel(e)
+    if world.size == 1: f = energy(flat_x, flat_y, kernel)
+    else: f = _energy_by_rows(flat_x, flat_y, kernel, world)
     return f.item()
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #fc227330
@@ -114,11 +133,17 @@ def _own_number(t):
     return {name: t.carried[name].item()} if name else {}
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #d56c5cf4
-def _measured(evaluation, t, x):
-    "The numbers of one evaluation, from its samples."
-    found = {'energy': training_energy(x, t.experiment, evaluation.data)}
-    found |= _own_number(t)
-    if evaluation.metric is not None: found |= evaluation.metric.compute(x, evaluation.prepared)
+def _of_each(evaluation, t, x):
+    "What the metric needs of each sample by itself, shared by the processes; None without a metric."
+    if evaluation.metric is None: return None
+    def of_rows(rows): return evaluation.metric.of_each(rows, evaluation.prepared)
+    return t.world.by_rows(of_rows, x)
+
+# %% ../../nbs/6_training/08_evaluation.ipynb #d0d335d6
+def _numbers(evaluation, t, f, each):
+    "The record of one evaluation, from the energy and what the metric needs of each sample."
+    found = {'energy': f} | _own_number(t)
+    if evaluation.metric is not None: found |= evaluation.metric.compute(each, evaluation.prepared)
     return found
 
 # %% ../../nbs/6_training/08_evaluation.ipynb #689a7f99
@@ -143,7 +168,9 @@ class Evaluation:
         e = t.experiment
         x = t.sample(e.record.eval_samples, e.record.seed)
         save_samples(t, self.data, folder)
-        return t.world.from_first(partial(_measured, self, t, x))
+        f = training_energy(x, e, self.data, t.world)
+        each = _of_each(self, t, x)
+        return t.world.from_first(partial(_numbers, self, t, f, each))
     def monitored(self,
         found: dict,  # from an evaluation
     ) -> float:  # the lower the better

@@ -132,7 +132,8 @@ def test_distance_with_a_function_of_a_file_by_hand(tmp_path, monkeypatch):
                                      '    return lambda images: torch.nn.functional.avg_pool2d(images.float(), 4).flatten(1)\n')
     data, x = DATA['digits'], torch.rand(200, 1, 8, 8, generator=torch.Generator().manual_seed(1)) * 2 - 1
     watched = metric('net.py:quarters')
-    found = watched.compute(x, watched.prepare(data, 200, 'cpu', tmp_path))
+    prepared = watched.prepare(data, 200, 'cpu', tmp_path)
+    found = watched.compute(watched.of_each(x, prepared), prepared)
     def quarters(images): return images.double().view(-1, 2, 4, 2, 4).mean((2, 4)).flatten(1).numpy()
     one, other = quarters(data.train), quarters(((x + 1) * 127.5).round())
     cov = [np.cov(features, rowvar=False) for features in (one, other)]
@@ -150,7 +151,7 @@ def test_training_digits_are_nearer_than_held_out_ones_and_noise_is_far(tmp_path
     data = DATA['digits']
     watched = metric('digits')
     reference = watched.prepare(data, 1347, 'cpu', tmp_path)
-    def distance(x): return watched.monitored(watched.compute(x, reference))
+    def distance(x): return watched.monitored(watched.compute(watched.of_each(x, reference), reference))
     own, held_out = distance(to_float(data.train)), distance(to_float(data.test))
     noise = distance(torch.rand(1347, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1)
     assert abs(own) < 1e-3 < held_out < noise / 5

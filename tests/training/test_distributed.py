@@ -123,6 +123,30 @@ def test_run_of_several_processes(n, undisturbed, tmp_path):
     assert sorted(p.name for p in (out / 'samples').iterdir()) == ['12.png', '6.png']
 
 
+QUARTERS = """
+import torch
+def quarters(): return see
+def see(images):
+    with open('seen', 'a') as file: file.write(f'{len(images)}\\n')
+    return torch.nn.functional.avg_pool2d(images.float(), 4).flatten(1)
+"""
+
+def test_an_evaluation_is_shared(tmp_path, monkeypatch):
+    "Each process sees a third of the 51 samples, in both evaluations; the numbers are those of one process"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'net.py').write_text(QUARTERS)
+    ends = {}
+    for n in (1, 3):
+        ended = together(n, training(tmp_path / str(n), '--eval-samples 51 --monitor net.py:quarters'), tmp_path)
+        assert ended.codes == [0] * n, ended.said
+        seen = (tmp_path / 'seen').read_text().split()
+        (tmp_path / 'seen').unlink()
+        assert [seen.count(str(rows)) for rows in (51, 17)] == ([2, 0] if n == 1 else [0, 6])
+        ends[n] = [line for line in read_metrics(tmp_path / str(n)) if 'frechet' in line]
+    for one, three in zip(ends[1], ends[3], strict=True):
+        for name in ('energy', 'frechet'): assert_close(one[name], three[name], rtol=1e-4, atol=1e-6)
+
+
 def test_a_run_stopped_at_one_of_two_goes_on_with_three(undisturbed, tmp_path):
     out = tmp_path / 'run'
     def stop(rank):

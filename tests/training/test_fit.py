@@ -236,7 +236,7 @@ def test_fewer_steps_than_made_are_another_run(tmp_path):
 
 
 def test_a_run_that_ended_at_its_second_plateau_has_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, 'training_energy', lambda x, e, data: 1.)
+    monkeypatch.setattr(evaluation, 'training_energy', lambda *given: 1.)
     e = TINY.changed(decay='plateau', patience=1, steps=60)
     assert train(e, tmp_path / 'run').state.progress.step == 18
     assert train(e, tmp_path / 'run').state.progress.step == 18      # the same settings load it

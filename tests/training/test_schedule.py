@@ -23,7 +23,7 @@ def scheduled(e, out, monkeypatch):
 def monitored(values, monkeypatch):
     "The evaluations of a run find these values, in this order"
     values = iter(values)
-    monkeypatch.setattr(evaluation, 'training_energy', lambda x, e, data: next(values))
+    monkeypatch.setattr(evaluation, 'training_energy', lambda *given: next(values))
 
 
 # --- over the steps -----------------------------------------------------------------------------------------------
