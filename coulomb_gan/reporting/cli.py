@@ -27,6 +27,7 @@ from .cli_reproduce import log_option, reproduce_all
 from .cli_runs import status_command, summary_command
 from .compare import affordable
 from .generate import export_generator, write_samples
+from .status import duration
 from ..training.config import RENAMED, option_value, options
 from ..training.fit import fit
 from ..training.launched import is_first, is_silent, world_size
@@ -64,8 +65,7 @@ def _time_words(e):
     "How long an experiment would take here, by two seconds of its steps."
     if not is_there(e.data): return '-'
     steps = affordable(e, 100)
-    minutes = 100 / 60 * e.optim.steps / steps
-    return f'{minutes:.0f} min' if minutes < 100 else f'{minutes / 60:.0f} h'
+    return duration(100 * e.optim.steps / steps)
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #1827c5a5
 @cli.command('list')
@@ -74,9 +74,9 @@ def list_experiments(
     timed: bool,  # measure
 ):
     "Name the experiments with their networks, objective and data."
-    click.echo(f'{"name":22}{"networks":10}{"objective":13}{"steps":>9}  {"time    " if timed else ""}data')
+    click.echo(f'{"name":22}{"networks":10}{"objective":13}{"steps":>9}  {"time      " if timed else ""}data')
     for name, e in EXPERIMENTS.items():
-        time = f'{_time_words(e):8}' if timed else ''
+        time = f'{_time_words(e):10}' if timed else ''
         settings = f'{name:22}{e.networks.name:10}{e.objective.name:13}{e.optim.steps:>9}'
         click.echo(f'{settings}  {time}{_data_words(name, e)}')
 

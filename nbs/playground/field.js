@@ -1,7 +1,7 @@
 // The field of 2-D charges, as coulomb_gan.field.potential and coulomb_gan.objectives.drifting define it.
 // Points are flat arrays [a1, a2, a1, a2, ...]; x generated, y real. A test compares every force with the package's.
 (() => {
-  let slope = 0;                                   // f'(r^2), left behind by `value`
+  const slope = new Float64Array(1);                                 // f'(r^2), left behind by `value`
 
   // u^(-d/2); where 4d is an integer by square roots, which take a fourth of the time
   function power(u, d) {
@@ -22,17 +22,17 @@
     const w = kernel.width;
     if (kernel.name === 'gaussian') {
       const f = Math.exp(-r2 / (2 * w * w));
-      slope = -f / (2 * w * w);
+      slope[0] = -f / (2 * w * w);
       return f;
     }
     if (kernel.name === 'laplace') {
       const r = Math.sqrt(r2), f = Math.exp(-r / w);
-      slope = r > 0 ? -f / (2 * w * r) : 0;
+      slope[0] = r > 0 ? -f / (2 * w * r) : 0;
       return f;
     }
     const u = r2 + w * w;
     const f = power(u, kernel.d);
-    slope = -kernel.d / 2 * f / u;
+    slope[0] = -kernel.d / 2 * f / u;
     return f;
   }
 
@@ -75,15 +75,15 @@
       for (let j = 0; j < m; j++) {                // real samples attract
         const u = a - y[2 * j], v = b - y[2 * j + 1];
         across += value(kernel, u * u + v * v);
-        p += 2 * slope * u;
-        q += 2 * slope * v;
+        p += 2 * slope[0] * u;
+        q += 2 * slope[0] * v;
       }
       force[2 * i] += p / m;
       force[2 * i + 1] += q / m;
       for (let j = i + 1; j < n; j++) {            // generated samples repel each other
         const u = a - x[2 * j], v = b - x[2 * j + 1];
         withinX += value(kernel, u * u + v * v);
-        const s = 2 * slope / n;
+        const s = 2 * slope[0] / n;
         force[2 * i] -= s * u;
         force[2 * i + 1] -= s * v;
         force[2 * j] += s * u;
@@ -109,20 +109,22 @@
         columns[j] += w;
       }
     }
-    const force = new Float64Array(x.length), pulls = [new Float64Array(3), new Float64Array(3)];
-    for (let i = 0; i < n; i++) {
-      for (const pull of pulls) pull.fill(0);
-      for (let j = 0; j < all; j++) {
-        const w = near[i * all + j];
-        if (w === 0) continue;
-        const a = w / Math.sqrt(rows[i] * columns[j]), pull = pulls[j < m ? 0 : 1];
-        pull[0] += a;
-        pull[1] += a * (targets[2 * j] - x[2 * i]);
-        pull[2] += a * (targets[2 * j + 1] - x[2 * i + 1]);
+    const force = new Float64Array(x.length), inverse = columns.map(c => c > 0 ? 1 / Math.sqrt(c) : 0);
+    function pull(i, from, to) {                   // sums of the affinities to some targets, and of where they lead
+      let total = 0, p = 0, q = 0;
+      for (let j = from; j < to; j++) {
+        const a = near[i * all + j] * inverse[j];
+        total += a;
+        p += a * (targets[2 * j] - x[2 * i]);
+        q += a * (targets[2 * j + 1] - x[2 * i + 1]);
       }
-      const [real, generated] = pulls;
-      force[2 * i] = generated[0] * real[1] - real[0] * generated[1];
-      force[2 * i + 1] = generated[0] * real[2] - real[0] * generated[2];
+      return [total, p, q];
+    }
+    for (let i = 0; i < n; i++) {
+      const real = pull(i, 0, m), generated = pull(i, m, all);
+      if (rows[i] === 0) continue;
+      force[2 * i] = (generated[0] * real[1] - real[0] * generated[1]) / rows[i];
+      force[2 * i + 1] = (generated[0] * real[2] - real[0] * generated[2]) / rows[i];
     }
     return force;
   }

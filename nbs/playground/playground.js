@@ -241,8 +241,10 @@
 
   function draw() {
     drawView();
-    drawEnergies();
-    drawShares();
+    if (s.frames % 6 === 0 || !s.running) {        // the eye follows the samples, not the curves
+      drawEnergies();
+      drawShares();
+    }
     say();
   }
 

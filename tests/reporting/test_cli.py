@@ -45,7 +45,7 @@ def test_list_measures_the_time_of_what_is_here(run, monkeypatch):
     monkeypatch.setattr('coulomb_gan.reporting.cli.affordable', lambda e, seconds: 10 * seconds)
     _, out, _ = run('list --time')
     words = {line.split()[0]: line.split()[4:6] for line in out.splitlines()[1:]}
-    assert words['digits'] == ['27', 'min'] and words['mixture-full'] == ['28', 'h'] and words['celeba'][0] == '-'
+    assert words['digits'] == ['26.7', 'min'] and words['mixture-full'] == ['1.2', 'd'] and words['celeba'][0] == '-'
 
 
 def test_without_a_command_it_says_what_to_do_first(run):
