@@ -206,12 +206,15 @@ class Digits:
 def held_out(): return to_float(digits().test.flatten(1)).double()
 
 
-def critic_distance(x, y, steps=300):
+def digits_critic(): return mlp(64, 1, 64, 2, False, RELU).double()
+
+
+def critic_distance(x, y, new_critic=digits_critic, steps=300, betas=BETAS):
     "The Wasserstein distance as a new WGAN-GP critic finds it on every second sample and reads it on the others."
     torch.manual_seed(0)
     gen = torch.Generator().manual_seed(0)
-    critic = mlp(x.shape[1], 1, 64, 2, False, RELU).double()
-    opt = adam(critic, 1e-3)
+    critic = new_critic()
+    opt = adam(critic, 1e-3, betas)
     n = min(len(x), len(y))
     for _ in range(steps):
         rows = 2 * torch.randint(n // 2, (2, 64), generator=gen)
@@ -239,7 +242,7 @@ def discriminator(head, m):
     return kind(encoder, decoder).double()
 
 
-def adam(net, rate): return torch.optim.Adam(net.parameters(), lr=rate, betas=BETAS, fused=True)
+def adam(net, rate, betas=BETAS): return torch.optim.Adam(net.parameters(), lr=rate, betas=betas, fused=True)
 
 
 def play(objective, problem, seeds, steps=STEPS, every=EVERY):

@@ -20,14 +20,12 @@ from coulomb_gan.data.catalogue import load
 from coulomb_gan.data.datasets import to_float
 from coulomb_gan.files import RunError, read_json, write_json
 from coulomb_gan.metrics.ms_ssim import mean_ms_ssim
-from coulomb_gan.objectives.base import Batch, Passes
-from coulomb_gan.objectives.wasserstein import WGANGP
-from coulomb_gan.training.algorithm import differentiate
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment, method
 from coulomb_gan.training.safeguards import Interrupted
 from coulomb_gan.training.table4 import narrowed
+from many_paths import critic_distance
 
 SAME = {'batch': 64, 'lr_g': 2e-4, 'lr_d': 2e-4, 'beta1': .5, 'decay': 'none', 'weight_decay': 0., 'ema': 0.}
 NETWORKS = {'began': 'began-autoencoder', 'mmd-gan': 'mmd-autoencoder'}  # of the other objectives: dcgan-radford
@@ -58,7 +56,7 @@ def games(data, steps, narrower):
     return found
 
 
-def new_critic():
+def faces_critic():
     "A convolutional one for images of 64 by 64 pixels."
     return nn.Sequential(
         nn.Conv2d(3, 16, 4, 2, 1), nn.LeakyReLU(.2),
@@ -67,25 +65,11 @@ def new_critic():
         nn.Flatten(), nn.Linear(64 * 8 * 8, 1))
 
 
-def critic_distance(x, y, steps=150):
-    "The Wasserstein distance as a new WGAN-GP critic finds it on every second image and reads it on the others."
-    torch.manual_seed(0)
-    gen = torch.Generator().manual_seed(0)
-    critic = new_critic()
-    opt = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(.5, .9))
-    n = min(len(x), len(y))
-    for _ in range(steps):
-        rows = 2 * torch.randint(n // 2, (2, 64), generator=gen)
-        b = Batch(x[rows[0]], y[rows[1]], gen)
-        differentiate(WGANGP().loss_d(Passes(critic, separate=True), b), list(critic.parameters()))
-        opt.step()
-    with torch.no_grad(): return (critic(y[1::2]).mean() - critic(x[1::2]).mean()).item()
-
-
 def measured(x, real):
     "MS-SSIM of pairs of images, and the critic's distance from real ones; four digits."
     likeness, _ = mean_ms_ssim(x[:MEASURED], batch=16)
-    return [float(f'{value:.4g}') for value in (likeness, critic_distance(x, real))]
+    distance = critic_distance(x, real, faces_critic, steps=150, betas=(.5, .9))
+    return [float(f'{value:.4g}') for value in (likeness, distance)]
 
 
 def run(e, out, real):
