@@ -27,6 +27,7 @@ readme: $(READY)  ## README.md from nbs/index.ipynb
 		--TagRemovePreprocessor.remove_input_tags=remove_input
 	sed -i -e 's/ *$$//' README.md
 	sed -i -e '/./,/^$$/!d' README.md  # one empty line where there were several
+	sed -i -e 's/^!\[png\]/![samples follow the field to eight groups of data; faces drawn by the package]/' README.md
 
 book: $(BOOK)  ## every notebook as a page with the outputs stored in it, reports, reference and playground: _book/index.html
 	$(BIN)/sphinx-build -E -a -q -W --keep-going -j auto -d .venv/doctrees nbs _book
