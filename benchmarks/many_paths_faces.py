@@ -18,14 +18,13 @@ from torchvision.utils import save_image
 
 from coulomb_gan.data.catalogue import load
 from coulomb_gan.data.datasets import to_float
-from coulomb_gan.files import RunError, read_json, write_json
+from coulomb_gan.files import read_json, write_json
 from coulomb_gan.metrics.ms_ssim import mean_ms_ssim
-from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment, method
-from coulomb_gan.training.safeguards import Interrupted
 from coulomb_gan.training.table4 import narrowed
 from many_paths import critic_distance
+from rate_pairs import trained
 
 SAME = {'batch': 64, 'lr_g': 2e-4, 'lr_d': 2e-4, 'beta1': .5, 'decay': 'none', 'weight_decay': 0., 'ema': 0.}
 NETWORKS = {'began': 'began-autoencoder', 'mmd-gan': 'mmd-autoencoder'}  # of the other objectives: dcgan-radford
@@ -74,11 +73,7 @@ def measured(x, real):
 
 def run(e, out, real):
     "What a run measures, trained unless it was; None where it diverged."
-    try: fit(e, out, progress=False)
-    except Interrupted: raise
-    except RunError as error:
-        print(f'{out}: {error}', flush=True)
-        return None
+    if not trained(e, out): return None
     x = load_run(out).sample(len(real), seed=1)
     return measured(x, real)
 

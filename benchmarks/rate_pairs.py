@@ -42,13 +42,19 @@ def games(name, narrower, **options):
     return {key: narrowed(e.changed(**SAME, **options), narrower) for key, e in found.items()}
 
 
-def distance(e, out, extractor, samples):
-    "Fréchet distance of a run, trained unless it was, and of that its finite-sample bias; None where it diverged."
+def trained(e, out):
+    "Trains a run unless it was; whether it ended well, and did not diverge."
     try: fit(e, out, progress=False)
     except Interrupted: raise
     except RunError as error:
         print(f'{out}: {error}', flush=True)
-        return None
+        return False
+    return True
+
+
+def distance(e, out, extractor, samples):
+    "Fréchet distance of a run, trained unless it was, and of that its finite-sample bias; None where it diverged."
+    if not trained(e, out): return None
     found = evaluate_run(out, extractor, samples=samples, progress=False)
     return [found['frechet'], found['bias']]
 
