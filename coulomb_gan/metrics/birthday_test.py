@@ -10,7 +10,9 @@ import math
 
 import torch
 from torch import Tensor
-from .nearest_neighbours import check_rows, nearest, pairs_within
+from .closest_pairs import pairs_within
+from .nearest_neighbours import nearest
+from .row_distances import check_rows
 
 # %% ../../nbs/5_metrics/05_birthday_test.ipynb #24df2804
 def wilson(

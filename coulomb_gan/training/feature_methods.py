@@ -78,10 +78,12 @@ VARIATIONS: dict[str, dict[str, Any]] = {  # row -> what it changes
 # %% ../../nbs/6_training/19_feature_methods.ipynb #85a9eaa1
 def feature_ablation(
     name: str,  # a preset of images
-    encoder: str = '',  # one encoder, as objectives name it
+    encoder: str = '',  # of all rows, as objectives name it; others after a comma have one row each
     **changes: Any,  # options by their flat names, of all rows
 ) -> dict[str, Experiment]:  # row -> experiment
     "The field in features, varied. Raises ValueError without an encoder."
     _check_named(encoder)
-    settings = OURS | CONSTANT | changes | {'objective': 'exact-force-features', 'encoder': encoder}
-    return {row: experiment(name, **(settings | varied)) for row, varied in VARIATIONS.items()}
+    first, *others = encoder.split(',')
+    variations = VARIATIONS | {_label(spec): {'encoder': spec} for spec in others}
+    settings = OURS | CONSTANT | changes | {'objective': 'exact-force-features', 'encoder': first}
+    return {row: experiment(name, **(settings | varied)) for row, varied in variations.items()}

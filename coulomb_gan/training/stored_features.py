@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.datasets import Data
 from ..data.prefetching import Prefetched
 from ..files import RunError, open_array, read_json, write_json, writing
-from ..locks import locked
+from ..locks import locked, read_holder
 from ..objectives.base import Objective
 from ..objectives.feature_space import flat_rows
 from .encoders import Encoder, check_encoder, find_encoder
@@ -91,7 +91,10 @@ def stored_features(
     path = folder / f'{encoder.name}-{heads}-{data.digest}.npy'
     with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        with locked(folder): _compute(path, objective, encoder, data, device, progress)
+        holder = read_holder(folder)
+        if holder and progress: print(f'{folder} is in use by {holder}; its features are waited for')
+        with locked(folder, wait=-1):  # for as long as it takes
+            if not path.exists(): _compute(path, objective, encoder, data, device, progress)
     return torch.from_numpy(open_array(path, len(data.train), f'remove {path}'))
 
 # %% ../../nbs/6_training/18_stored_features.ipynb #1d2a3bb5

@@ -10,7 +10,10 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coulomb_gan.data.datasets import to_float
-from coulomb_gan.metrics.nearest_neighbours import check_rows, closest_pairs, nearest, pairs_within
+from coulomb_gan.metrics import closest_pairs as of_pairs, nearest_neighbours
+from coulomb_gan.metrics.closest_pairs import closest_pairs, pairs_within
+from coulomb_gan.metrics.nearest_neighbours import nearest
+from coulomb_gan.metrics.row_distances import check_rows
 
 # Both sides take differences first, in float64: they differ by the order of a sum, a few units of 1e-16 a term.
 EXACT = 1e-12
@@ -320,3 +323,81 @@ def test_autocast_changes_no_neighbour():
     a, b = torch.rand(100, 64, generator=gen), torch.rand(700, 64, generator=gen)
     with torch.autocast('cpu', torch.bfloat16): found = nearest(a, b)[1]
     assert found.tolist() == torch.cdist(a.double(), b.double()).argmin(1).tolist()
+
+
+# --- large searches, in which bounds by projection leave few pairs -------------------------------------------------
+
+def pictures(seed, n=1100, side=28):
+    "Sums of a hundred patterns and a little noise, `(n, 3, side, side)`"
+    gen = random(seed)
+    patterns = torch.randn(100, 3 * side * side, generator=random(7)) / (1 + torch.arange(100)[:, None] / 5)
+    flat = torch.randn(n, 100, generator=gen) @ patterns + .2 * torch.randn(n, 3 * side * side, generator=gen)
+    return flat.reshape(n, 3, side, side)
+
+
+def as_bytes(x): return (x * 20 + 128).clamp(0, 255).byte()
+
+def with_duplicates(x):
+    x = x.clone()
+    x[50:60], x[1050:1060], x[70] = x[:10], x[:10], x[71]
+    return x
+
+
+WIDE_SETS = {
+    'pictures': lambda: with_duplicates(pictures(0)),
+    'bytes': lambda: with_duplicates(as_bytes(pictures(0))),
+    'noise': lambda: torch.rand(1100, 2048, generator=random(0)),
+    'collapsed': lambda: pictures(0)[:1] + 1e-4 * pictures(1),
+    'beside an outlier': lambda: torch.cat([pictures(0), torch.full((1, 3, 28, 28), 1e6)]),
+    'two crowds': lambda: torch.cat([pictures(0)[:550], pictures(1)[:550] + 1e3]),
+    'far off': lambda: 1e5 + pictures(0),
+}
+
+@pytest.mark.parametrize('name', WIDE_SETS)
+def test_bounds_change_no_result(name, monkeypatch):
+    "With bounds as without: neighbours of others and of the set's own, closest pairs, pairs within; to the last bit"
+    x = WIDE_SETS[name]()
+    y = as_bytes(pictures(2)) if x.dtype == torch.uint8 else pictures(2).flatten(1)[:, :x[0].numel()].to(x.dtype)
+    y = y.reshape(len(y), *x.shape[1:])
+    y[::10] = x[:1100:10]
+    limit = nearest(x, x, exclude_self=True)[0].quantile(.02, interpolation='higher').item()
+    def everything():
+        pairs = torch.cat([*pairs_within(x, limit, block=500)], 1)
+        found = nearest(x, y), nearest(x[:1050], x, exclude_self=True), nearest(y, x, block=300), closest_pairs(x, 30)
+        return [part.tolist() for both in found for part in both] + [sorted(pairs.T.tolist())]
+    bounded = everything()
+    for module in (nearest_neighbours, of_pairs): monkeypatch.setattr(module, 'worth_projecting', lambda *sizes: False)
+    plain = everything()
+    assert bounded[:7] == plain[:7] and bounded[8] == plain[8]
+    assert_close(torch.tensor(bounded[7]), torch.tensor(plain[7]), rtol=EXACT, atol=0)
+
+
+@pytest.mark.parametrize('name, size, few', [
+    ('pictures', 1., True), ('bytes', 1, True), ('noise', 1., False), ('pictures', 1e25, False), ('pictures', 1e-25, False)])
+def test_where_bounds_decide(name, size, few, monkeypatch):
+    "Products are not taken where the bounds leave little, and are where they leave much, or float32 over- or underflows"
+    taken = []
+    monkeypatch.setattr(nearest_neighbours, '_by_products', lambda *of: taken.append(of))
+    x = WIDE_SETS[name]()
+    if size != 1: x = size * x.double()
+    nearest(x, x, exclude_self=True)
+    assert (not taken) == few
+
+
+def test_closest_pairs_of_a_collapsed_generator_take_no_time():
+    "2,000 equal images have two million pairs at distance zero, of which the first are named; half of them, too"
+    x = torch.ones(2000, 2048)
+    first = [[0, k] for k in range(1, 6)]
+    assert closest_pairs(x, 5)[0].tolist() == first
+    x[:1000] = torch.randn(1000, 2048, generator=random(0))
+    pairs, distance = closest_pairs(x, 5)
+    assert distance.tolist() == [0.] * 5 and pairs.tolist() == [[1000, 1000 + k] for k in range(1, 6)]
+
+
+def test_large_searches_refuse_what_small_ones_do():
+    x = torch.rand(1100, 2048, generator=random(0))
+    spoilt = x.clone()
+    spoilt[1099, 3] = math.nan
+    for call in (lambda: nearest(x, spoilt), lambda: nearest(spoilt, x), lambda: closest_pairs(spoilt, 3),
+                 lambda: nearest(x, spoilt.double() * 1e200)):
+        with pytest.raises(ValueError, match='got NaN or infinity|fit into float64'): call()

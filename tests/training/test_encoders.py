@@ -1,5 +1,6 @@
 """Encoders by name, what makes one unfit, and the file of real features: killed, damaged, full, changed."""
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,34 @@ def test_another_choice_of_heads_has_another_file(coarse):
     stored_features(GAME, encoder, replace(data, digest='other'), 'cpu')
     stored_features(GAME, Encoder('other', encoder.net), data, 'cpu')
     assert len([*Path('data/features').glob('*.npy')]) == 4
+
+
+@pytest.mark.parametrize('wanted', [GAME, FeatureForce(heads='mean')], ids=['the same', 'others'])
+def test_runs_at_the_same_time_wait_for_each_other(wanted, coarse, monkeypatch, capsys):
+    "The second asks for the folder while the first computes; each file is computed once, and both have theirs"
+    encoder, data = coarse
+    compute, locked = storing._compute, storing.locked
+    begun, asked_again, computed = threading.Event(), threading.Event(), []
+    def after_the_second_asked(path, *of):
+        begun.set()
+        assert asked_again.wait(60)
+        computed.append(path.name)
+        compute(path, *of)
+    def noted(*of, **options):
+        if begun.is_set(): asked_again.set()
+        return locked(*of, **options)
+    monkeypatch.setattr(storing, '_compute', after_the_second_asked)
+    monkeypatch.setattr(storing, 'locked', noted)
+    found = {}
+    def run(name, objective): found[name] = stored_features(objective, encoder, data, 'cpu', progress=True)
+    threads = [threading.Thread(target=run, args=of) for of in (('first', GAME), ('second', wanted))]
+    threads[0].start()
+    assert begun.wait(60)
+    threads[1].start()
+    for thread in threads: thread.join(60)
+    assert len(computed) == len({*computed}) == (1 if wanted is GAME else 2)
+    assert len(found['first']) == len(found['second']) == len(data.train)
+    assert capsys.readouterr().out.count('is in use by process') == 1
 
 
 @pytest.mark.parametrize('at', [2, 3, 4])
