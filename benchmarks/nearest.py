@@ -60,7 +60,7 @@ def nearest_index(a, b):
     return index
 
 
-SEARCHES = {'float64': plain, 'float32, then float64': nearest_index}
+SEARCHES = {'float64': plain, 'bounds, then differences': nearest_index}
 
 
 def measure_memory(name):

@@ -207,7 +207,8 @@ def open_source(
     path = Path(path)
     if os.path.isdir(path):
         if os.path.exists(path / 'data.mdb'): return lmdb_source(path)
-        if any(os.path.exists(path / name) for name in _CIFAR.files): return cifar_source(path)
+        for place in (path, path / 'cifar-10-batches-py'):
+            if any(os.path.exists(place / name) for name in _CIFAR.files): return cifar_source(place)
         if any(os.path.exists(path / name) for name in _SVHN.files): return svhn_source(path)
         return folder_source(path)
     if os.path.isfile(path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pairs_within', 'closest_pairs']
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #4a74ae87
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #438eeeca
 import math
 from collections.abc import Iterator
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from .projections import Projection, candidates, lower_bounds, worth_projecting
 from .row_distances import check_rows, finite_rows, marked_pairs, r2_of_pairs
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #8b363608
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #5a01441b
 def _tiles(n, block):
     "First rows and first columns of all tiles on or above the diagonal."
     return [(i, j) for i in range(0, n, block) for j in range(i, n, block)]
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #bcc0da47
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #f1cd7c8b
 def _later(p, q, i, j):
     "Which pairs of two blocks of rows, from i and from j on, are p < q."
     pairs = torch.ones(len(p), len(q), dtype=torch.bool, device=p.device)
     return pairs.triu(i - j + 1)
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #6803eda8
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #16f09fcc
 def _left_by_bounds(projected, i, j, block, limit):
     "Rows and columns of pairs of two blocks that may be within r2 = limit; None where they are too many."
     p = projected[i:i + block]
@@ -35,7 +35,7 @@ def _left_by_bounds(projected, i, j, block, limit):
     near = candidates(r2_pq, limit, margin)
     return None if near is None else near.nonzero().T
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #89a3c5c5
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #e058efb0
 def _perhaps_close(x, i, j, block, limit, projected):
     "Pairs p < q of two blocks that may be within r2 = limit: rows, columns, r2 at least and at most."
     a = x[i:i + block]
@@ -52,14 +52,14 @@ def _perhaps_close(x, i, j, block, limit, projected):
     k, columns = near.nonzero().T
     return rows[k], columns, (r2_pq - error)[near], (r2_pq + error)[near]
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #930fcff2
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #457ce916
 def _projected_pairs(x, block):
     "All rows by a projection of theirs, where that is worth while, or None."
     if not worth_projecting(len(x), len(x), x[0].numel()): return None
     project = Projection(x, 'x', x.device)
     return project(x, 'x', block)
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #2537ce6f
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #49e9687c
 def pairs_within(
     x: Tensor,  # points or images `(n, ...)`, as for `nearest`
     distance: float,  # the largest that counts, data units, at least 0
@@ -77,13 +77,13 @@ def pairs_within(
         within[~within] = r2 <= limit * (1 + 2**-40)  # that of a distance squared
         yield torch.stack([p[within] + i, q[within] + j])
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #1bd6d0b2
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #a03a8d4b
 def _r2(x, pairs):
     "Squared distances of pairs of rows, by differences."
     i, j = pairs
     return r2_of_pairs(x, x, i, j)
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #39ffc988
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #b1b986a1
 def _closest(x, i, j, block, limit, projected, count):
     "Pairs `(2, k)` of two blocks and their r2 by differences, the closest among them."
     p, q, low, high = _perhaps_close(x, i, j, block, limit, projected)
@@ -93,7 +93,7 @@ def _closest(x, i, j, block, limit, projected, count):
     if not _r2(x, pairs[:, :count]).any(): pairs = pairs[:, :count]  # equal rows: none are closer
     return pairs, _r2(x, pairs)
 
-# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #05db99f9
+# %% ../../nbs/5_metrics/17_closest_pairs.ipynb #5fb16959
 def closest_pairs(
     x: Tensor,  # points or images `(n, ...)`, as for `nearest`
     count: int,  # how many pairs, 1 to n (n - 1) / 2
