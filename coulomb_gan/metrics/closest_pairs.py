@@ -68,13 +68,14 @@ def pairs_within(
     "All pairs of rows of x within a distance; each pair comes once. Raises ValueError for unfit input."
     check_rows(x=x)
     if not distance >= 0: raise ValueError(f'distance: got {distance}, expected a number of at least 0')
-    limit = distance * distance
+    limit = distance * distance * (1 + 2**-40)  # the square of a distance is rounded
     projected = _projected_pairs(x, block)
     for i, j in _tiles(len(x), block):
-        p, q, _, high = _perhaps_close(x, i, j, block, limit, projected)
+        p, q, low, high = _perhaps_close(x, i, j, block, limit, projected)
         within = high <= limit
-        r2 = r2_of_pairs(x[i:], x[j:], p[~within], q[~within])
-        within[~within] = r2 <= limit * (1 + 2**-40)  # that of a distance squared
+        unsettled = ~within & (low < high)
+        r2 = r2_of_pairs(x[i:], x[j:], p[unsettled], q[unsettled])
+        within[unsettled] = r2 <= limit
         yield torch.stack([p[within] + i, q[within] + j])
 
 # %% ../../nbs/5_metrics/17_closest_pairs.ipynb #a03a8d4b
@@ -104,6 +105,7 @@ def closest_pairs(
     most = len(x) * (len(x) - 1) // 2
     if not 1 <= count <= most:
         raise ValueError(f'got count {count}, expected 1 to n (n - 1) / 2 = {most}')
+    for part in x.split(block): finite_rows(part, 'x')
     pairs = torch.zeros(2, 0, dtype=torch.long, device=x.device)
     r2 = torch.zeros(0, dtype=torch.float64, device=x.device)
     limit = math.inf

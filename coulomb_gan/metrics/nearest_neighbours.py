@@ -27,7 +27,7 @@ def _settle(a, b, near):
     return best, first
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #8b6035bb
-def _candidates(rows, r2_ij, error, best, own):
+def _may_be_nearest(rows, r2_ij, error, best, own):
     "Pairs that may be the nearest of their row, `(k, n)`; a row is not its own neighbour where `own`."
     r2_ij = r2_ij.masked_fill(own[rows], math.inf)
     lowest = torch.minimum(r2_ij.amin(1), best[rows])
@@ -60,7 +60,7 @@ def _by_products(strip, b, start, block):
     for j in range(0, len(b), block):
         b_j = finite_rows(b[j:j + block].to(a.device), 'b')
         own = strip.itself[:, None] == torch.arange(start + j, start + j + len(b_j), device=a.device)
-        mark = partial(_candidates, best=strip.best, own=own)
+        mark = partial(_may_be_nearest, best=strip.best, own=own)
         rows, _, _, near = marked_pairs(a, b_j, strip.best, mark)
         low, at = _settle(a[rows], b_j, near)
         _enter(strip, rows, low, start + j + at)
@@ -98,7 +98,7 @@ def _check_first_rows(a, b):
 def nearest(
     a: Tensor,  # points `(n_a, m)` or images `(n_a, ...)`: floats, or uint8 that stands for [-1, 1]
     b: Tensor,  # `(n_b, ...)` of the same size, among which to search; memory maps and other devices will do
-    block: int = 1024,  # rows at a time; memory is about `block * (16 block + 8 m)` numbers beyond the input
+    block: int = 1024,  # rows at a time; memory is about `block * (16 block + 8 m) + 514 n_a` numbers
     exclude_self: bool = False,  # a is b, or its first rows: a row is not its own neighbour
 ) -> tuple[Tensor, Tensor]:  # distance `(n_a,)` in data units, float64, and index `(n_a,)` in b
     "Distance and index of the row of b nearest to each row of a. Raises ValueError for unfit input."

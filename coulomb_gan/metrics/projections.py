@@ -45,14 +45,14 @@ def _along(rows, centre, basis):
 class Projection:
     "Rows as points of few coordinates, in which no two are farther apart than they are."
     def __init__(self,
-        rows: Tensor,  # such as will be projected: points, or images as floats or uint8, of m > 1024 numbers
+        rows: Tensor,  # such as will be projected: points, or images as floats or uint8
         name: str,  # of the set, for messages
         device: torch.device,  # where to compute
     ):
         "Directions that some rows choose, evenly spaced among all. Raises ValueError as `finite_rows`."
         self.device = device
-        evenly = torch.linspace(0, len(rows) - 1, _SAMPLED, device=rows.device)
-        chosen = rows[evenly.long()].to(device)
+        evenly = torch.arange(_SAMPLED, device=rows.device) * (len(rows) - 1) // (_SAMPLED - 1)
+        chosen = rows[evenly].to(device)
         some = finite_rows(chosen, name)
         some = some.double()
         self.centre = some.mean(0)
@@ -75,24 +75,26 @@ def lower_bounds(
     "Squared distances of projections: less the second, none exceeds that of the rows."
     r2_ij, bound = product_distances(p, q)
     underflow = 4 * p.shape[1] * torch.finfo(torch.float32).tiny
-    return r2_ij, 4 * bound[:, None] + underflow
+    norms = p.norm(dim=1) + q.norm(dim=1).max()
+    of_rests = 2**-18 * norms**2
+    margin = 2 * bound + of_rests + underflow
+    return r2_ij.nan_to_num(0., posinf=0., neginf=0.), margin[:, None]
 
 # %% ../../nbs/5_metrics/16_projections.ipynb #954e1978
 _COST = 256  # products that cost as much as a pair compared in full
 
 # %% ../../nbs/5_metrics/16_projections.ipynb #b81da40b
 def candidates(
-    r2_ij: Tensor,  # from `lower_bounds`; infinite for pairs that do not count
+    r2_ij: Tensor,  # from `lower_bounds`, finite; infinite for pairs that do not count
     limit: Tensor,  # squared distance that matters, of each row `(n_p, 1)`, or of all
     margin: Tensor,  # from `lower_bounds`
-) -> Tensor | None:  # bool `(n_p, n_q)`; None where they are too many, or numbers too large for float32
+) -> Tensor | None:  # bool `(n_p, n_q)`; None where they are too many
     "Pairs that may be within a squared distance."
     near = r2_ij <= limit + margin
     near &= r2_ij < torch.inf
     count = near.sum()
     few = count <= near.numel() / _COST
-    if few and not r2_ij.isnan().any(): return near
-    return None
+    return near if few else None
 
 # %% ../../nbs/5_metrics/16_projections.ipynb #d6fbc2de
 def worth_projecting(

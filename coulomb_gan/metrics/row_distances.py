@@ -74,7 +74,7 @@ def _near(a, b, limit):
 # %% ../../nbs/5_metrics/15_row_distances.ipynb #9875c205
 def _taken(points, rows, device):
     "Some rows in float64 `(k, m)`."
-    points = points[rows.to(points.device)].to(device)
+    points = points.detach()[rows.to(points.device)].to(device)
     return to_float(points).flatten(1).double()
 
 # %% ../../nbs/5_metrics/15_row_distances.ipynb #064a67e8
@@ -84,7 +84,7 @@ def r2_of_pairs(
     i: Tensor,  # numbers of rows of a, `(k,)`
     j: Tensor,  # of rows of b, `(k,)`
 ) -> Tensor:  # float64 `(k,)`, on the device of i
-    "Squared distances of some pairs, by differences in float64, a few at a time."
+    "Squared distances of some pairs, by differences in float64, a few at a time; below 1e-308 they are zero."
     r2 = []
     for p, q in zip(i.split(32), j.split(32)):
         difference = _taken(a, p, i.device) - _taken(b, q, i.device)

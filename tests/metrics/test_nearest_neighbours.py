@@ -394,6 +394,60 @@ def test_closest_pairs_of_a_collapsed_generator_take_no_time():
     assert distance.tolist() == [0.] * 5 and pairs.tolist() == [[1000, 1000 + k] for k in range(1, 6)]
 
 
+def inside(n, seed, m=2048):
+    "Rows that differ in fifty coordinates only"
+    x = torch.zeros(n, m)
+    x[:, :50] = torch.randn(n, 50, generator=random(seed))
+    return x
+
+
+def crowd_far_off(n, seed, at):
+    x = torch.zeros(n, 2048)
+    x[:, :50] = at + 2.**-10 * torch.randint(30, (n, 50), generator=random(seed))
+    return x
+
+
+@pytest.mark.parametrize('at', [1e3, 1e4])
+def test_a_crowd_far_from_the_others(at):
+    "It fills a chunk of its own, whose products are right to far less than the projections, which leave no rest"
+    a = crowd_far_off(1030, 1, at)
+    b = torch.cat([inside(1024, 0), crowd_far_off(1024, 2, at)])
+    true = torch.cdist(a.double(), b.double(), compute_mode='donot_use_mm_for_euclid_dist')
+    distance, index = nearest(a, b, block=64)
+    assert_close(distance, true.min(1).values, rtol=EXACT, atol=0)
+    assert_close(true[range(len(a)), index], distance, rtol=EXACT, atol=0)
+    x = torch.cat([inside(1024, 0), a[:200]])
+    limit = true.min(1).values.median().item()
+    within = torch.cdist(x.double(), x.double(), compute_mode='donot_use_mm_for_euclid_dist') <= limit
+    assert sum(pairs.shape[1] for pairs in pairs_within(x, limit)) == within.triu(1).sum()
+
+
+@pytest.mark.parametrize('size', [1e19, 1e20, 1e30])
+def test_one_row_beyond_float32(size):
+    "Of that row alone squared distances overflow; it has a neighbour all the same, and so have the others"
+    a, b = torch.randn(1100, 2048, generator=random(0)), torch.randn(1100, 2048, generator=random(1))
+    a[5] = size * torch.sign(a[5])
+    for own in (False, True):
+        c = a if own else b
+        low, at = nearest_loop(a[:8], c) if not own else nearest_loop(a[:8], a, exclude_self=True)
+        distance, index = nearest(a, c, exclude_self=own)
+        assert_close(distance[:8], low, rtol=EXACT, atol=0)
+        assert index[[0, 1, 7]].tolist() == at[[0, 1, 7]].tolist()
+
+
+def test_results_carry_no_gradient():
+    for n, m in ((20, 8), (1100, 2048)):
+        x = torch.randn(n, m, generator=random(0)).requires_grad_()
+        assert not nearest(x, x, exclude_self=True)[0].requires_grad
+        assert not closest_pairs(x, 3)[1].requires_grad
+
+
+def test_nan_behind_equal_rows_is_refused():
+    x = torch.zeros(40, 5)
+    x[35] = math.nan
+    with pytest.raises(ValueError, match='x: got NaN'): closest_pairs(x, 3, block=7)
+
+
 def test_large_searches_refuse_what_small_ones_do():
     x = torch.rand(1100, 2048, generator=random(0))
     spoilt = x.clone()
