@@ -127,7 +127,8 @@ def curves(
     if not series: raise ValueError('series: got none, expected at least one name with (steps, values)')
     if ax is None: ax = plt.subplots()[1]
     for name, (steps, values) in series.items():
-        ax.plot(_array(steps), _array(values), label=name, color=_RESERVED.get(name))
+        alone = 'o' if len(values) == 1 else None  # a line through one point is not seen
+        ax.plot(_array(steps), _array(values), label=name, color=_RESERVED.get(name), marker=alone)
     for step in marks: ax.axvline(step, color='0.6', ls='--', lw=.8, zorder=0)
     if bias is not None: ax.axhline(bias, color='0.4', ls=':', lw=1, label=f'finite-sample bias {bias:.3g}')
     if log: _log_scale(ax)

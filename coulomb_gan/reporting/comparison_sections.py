@@ -92,6 +92,7 @@ def show_energies(
     plots.curves(energy, ylabel='energy', ax=left)
     plots.curves(timed, ylabel='energy', ax=right).set(xlabel='seconds')
     left.get_legend().remove()
-    right.legend(loc='upper left', bbox_to_anchor=(1, 1))
+    columns = 1 + len(runs) // 12
+    right.legend(loc='upper left', bbox_to_anchor=(1, 1), ncols=columns, fontsize='small')
     ends = ', '.join(f'{key} {values[-1]:.2g}' for key, (_, values) in energy.items() if values)
     picture(figure, f'Curves of the energy over steps and over seconds; they end at: {ends}.')
