@@ -141,6 +141,7 @@ def squared_distances(
         r2_ij.add_(q2)
         size = size + p2.detach().max()
         size = size + q2.detach().max()
-    rounding = 2**-48 * size
+    units = 32 + min(columns, a.shape[1]) / 16
+    rounding = 2**-53 * units * size
     near = r2_ij.detach() < rounding
     return r2_ij.masked_fill_(near, 0)
