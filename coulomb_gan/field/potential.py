@@ -134,6 +134,7 @@ def energy(
     kernel: Kernel,  # any radial kernel finite at 0
     unbiased: bool = True,  # U-statistic, may be negative; False keeps the diagonals (P33)
     block: int = 4096,  # points and charges at a time
+    within_y: Tensor | None = None,  # `mean_within` of y, where it is known
 ) -> Tensor:  # scalar, float64
     "F = half the squared MMD of the two clouds (P33), streamed. Raises ValueError on bad sets."
     check_points(x=x, y=y)
@@ -142,6 +143,6 @@ def energy(
     if unbiased and min(n_x, n_y) < 2:
         raise ValueError(f'unbiased needs 2 samples a side, got {n_x} and {n_y}')
     within_x = mean_within(x, kernel, unbiased, block)
-    within_y = mean_within(y, kernel, unbiased, block)
+    if within_y is None: within_y = mean_within(y, kernel, unbiased, block)
     across = kernel_sums(x, y, kernel, block).sum() / (n_x * n_y)
     return (within_x + within_y) / 2 - across

@@ -26,10 +26,19 @@ def _settle(a, b, near):
     first = first.scatter_reduce(0, i[attained], k[attained], 'amin')
     return best, first
 
+# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #e7ef4ac5
+def _without_itself(r2_ij, own):
+    "Squared distances, infinite in the column `own` of each row, where there is such a column."
+    rows = ((own >= 0) & (own < r2_ij.shape[1])).nonzero()[:, 0]
+    if not len(rows): return r2_ij
+    r2_ij = r2_ij.clone()
+    r2_ij[rows, own[rows]] = math.inf
+    return r2_ij
+
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #8b6035bb
 def _may_be_nearest(rows, r2_ij, error, best, own):
-    "Pairs that may be the nearest of their row, `(k, n)`; a row is not its own neighbour where `own`."
-    r2_ij = r2_ij.masked_fill(own[rows], math.inf)
+    "Pairs that may be the nearest of their row, `(k, n)`; a row is not its own neighbour, in column `own`."
+    r2_ij = _without_itself(r2_ij, own[rows])
     lowest = torch.minimum(r2_ij.amin(1), best[rows])
     return (r2_ij <= lowest[:, None] + error) & (r2_ij < math.inf)
 
@@ -42,7 +51,7 @@ class _Strip:
         self.best = torch.full((n,), math.inf, dtype=torch.float64, device=a.device)
         self.index = torch.zeros(n, dtype=torch.long, device=a.device)
         self.every = torch.arange(n, device=a.device)
-        self.itself = torch.full_like(self.every, -1) if first is None else first + self.every
+        self.itself = torch.full_like(self.every, -1) if first is None else first + self.every  # row of b
         self.projected = project and project(a, 'a')
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #da2b9315
@@ -59,24 +68,16 @@ def _by_products(strip, b, start, block):
     a = finite_rows(strip.a, 'a')
     for j in range(0, len(b), block):
         b_j = finite_rows(b[j:j + block].to(a.device), 'b')
-        own = strip.itself[:, None] == torch.arange(start + j, start + j + len(b_j), device=a.device)
-        mark = partial(_may_be_nearest, best=strip.best, own=own)
+        mark = partial(_may_be_nearest, best=strip.best, own=strip.itself - start - j)
         rows, _, _, near = marked_pairs(a, b_j, strip.best, mark)
         low, at = _settle(a[rows], b_j, near)
         _enter(strip, rows, low, start + j + at)
-
-# %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #01c67646
-def _leave_out_itself(strip, r2_ij, start):
-    "A row of a is not its own neighbour; the columns are rows of b from `start` on."
-    own = strip.itself - start
-    here = (own >= 0) & (own < r2_ij.shape[1])
-    r2_ij[strip.every[here], own[here]] = math.inf
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #f3e4895f
 def _by_bounds(strip, b, start, projected):
     "The same by projections of b; False where they leave too much, and nothing is done."
     r2_ij, margin = lower_bounds(strip.projected, projected)
-    _leave_out_itself(strip, r2_ij, start)
+    r2_ij = _without_itself(r2_ij, strip.itself - start)
     seems = r2_ij.argmin(1)
     limit = torch.minimum(strip.best, r2_of_pairs(strip.a, b, strip.every, seems))
     near = candidates(r2_ij, limit[:, None], margin)

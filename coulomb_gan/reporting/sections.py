@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from .. import plots
 from ..field.kernels import Plummer
-from ..field.pair_sums import kernel_sums
-from ..field.potential import check_points, mean_within
+from ..field.potential import energy, mean_within
 from ..files import read_json, write_json
 from ..locks import locked
 from ..metrics.equilibrium import Diagnostics
@@ -173,11 +172,8 @@ def energies(
     found = {}
     flat_y = y.flatten(1)
     within_y = mean_within(flat_y, kernel)
-    for name, cloud in clouds.items():
-        x = cloud.flatten(1)
-        check_points(x=x, y=flat_y)
-        across = kernel_sums(x, flat_y, kernel).mean() / len(y)
-        f = (mean_within(x, kernel) + within_y) / 2 - across
+    for name, x in clouds.items():
+        f = energy(x.flatten(1), flat_y, kernel, within_y=within_y)
         found[name] = f.item()
     return found
 
