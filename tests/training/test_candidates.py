@@ -2,8 +2,11 @@
 
 On a GPU recorded too; without one the Triton kernels run in the interpreter, in a process of their own.
 """
+import functools
 import importlib.util
+import itertools
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -59,9 +62,15 @@ def relative(a, b): return ((a - b).norm() / b.norm()).item()
 
 EXACTLY = dict(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)  # not TF32
 
-def in_float32():
+SEEDS = range(16)  # of the weights and of z
+
+def changed_steps(name):
+    "A candidate at every seed"
+    return [changed(name, TINY.changed(seed=seed)) for seed in SEEDS]
+
+def in_float32(e=TINY):
     "What the package's step gives in float32"
-    t = TrainState(TINY.changed(precision='float32'), SHAPE)
+    t = TrainState(e.changed(precision='float32'), SHAPE)
     with torch.backends.cudnn.flags(**EXACTLY): return gradients(t)
 
 def errors(t, exact):
@@ -71,15 +80,27 @@ def errors(t, exact):
     of_nets = [relative(torch.cat(a), torch.cat(b)) for a, b in zip(nets, exact_nets)]
     return [relative(losses, exact_losses), *of_nets]
 
-def check_precision(t):
-    "A step in bfloat16 must be as near to float32 as the package's; half of it, and a rounding, is chance"
-    exact = in_float32()
-    package = errors(TrainState(TINY, SHAPE), exact)
-    for got, ours in zip(errors(t, exact), package): assert got <= 1.5 * ours + 2**-8
+def typical_errors(states):
+    "Geometric means over the seeds, each beside float32 of the same seed"
+    found = [errors(t, in_float32(TINY.changed(seed=seed))) for seed, t in zip(SEEDS, states, strict=True)]
+    return [statistics.geometric_mean(each) for each in zip(*found)]
+
+@functools.cache
+def of_the_package():
+    "Typical errors of its own step in bfloat16"
+    return typical_errors([TrainState(TINY.changed(seed=seed), SHAPE) for seed in SEEDS])
+
+def check_precision(states):
+    """A step in bfloat16 must be as near to float32 as the package's, up to a rounding and what chance may do
+
+    Rounding in another order makes a gradient of G .08 to .48 wrong, by the seed: a ratio of two geometric means
+    over sixteen of them has a standard deviation of some .2, so that twice is beyond chance.
+    """
+    for got, ours in zip(typical_errors(states), of_the_package()): assert got <= 2 * ours + 2**-8
 
 
 @pytest.mark.parametrize('name', CANDIDATES)
-def test_a_step_is_as_exact_as_the_packages(name): check_precision(changed(name))
+def test_a_step_is_as_exact_as_the_packages(name): check_precision(changed_steps(name))
 
 
 @pytest.mark.parametrize('name', [name for name in CANDIDATES if 'bf16' not in name])
@@ -94,10 +115,10 @@ def test_another_step_would_be_seen():
     def other_slope(layer): layer.negative_slope = .1
     def other_norm(layer): layer.eps = .1
     for kind, spoil in ((nn.LeakyReLU, other_slope), (nn.BatchNorm2d, other_norm)):
-        t = TrainState(TINY, SHAPE)
-        for layer in t.d:
+        states = [TrainState(TINY.changed(seed=seed), SHAPE) for seed in SEEDS]
+        for layer in itertools.chain.from_iterable(t.d for t in states):
             if isinstance(layer, kind): spoil(layer)
-        with pytest.raises(AssertionError): check_precision(t)
+        with pytest.raises(AssertionError): check_precision(states)
 
 
 @pytest.mark.parametrize('name', CANDIDATES)
