@@ -14,9 +14,28 @@ from typing import ClassVar
 import torch
 from fastcore.basics import patch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import adaptive_avg_pool2d, unfold
 from .base import OBJECTIVES, Batch, Objective
 from .drifting import FIELDS, pair_weights, weighted_force
+
+# %% ../../nbs/2_objectives/12_feature_space.ipynb #c0dd86d5
+class _Deviation(torch.autograd.Function):
+    "Channel deviations over a map, `(n, C, 1, 1)`."
+    @staticmethod
+    def forward(ctx, f):
+        rest = f - f.mean((2, 3), keepdim=True)
+        variance = rest.square().mean((2, 3), keepdim=True)
+        std = (variance + 1e-8).sqrt()
+        ctx.save_for_backward(rest, std)
+        return std
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, slope):
+        rest, std = ctx.saved_tensors
+        n_places = rest.shape[2] * rest.shape[3]
+        return rest * (slope / (n_places * std))
 
 # %% ../../nbs/2_objectives/12_feature_space.ipynb #76af4796
 def _mean(f):
@@ -25,8 +44,7 @@ def _mean(f):
 
 def _std(f):
     "Channel deviations over a map: one place."
-    variance = f.var((2, 3), correction=0)
-    return (variance + 1e-8).sqrt()[None]
+    return _Deviation.apply(f).flatten(1)[None]
 
 def _places(f):
     "Every location of a map as a place, `(h w, n, c)`."
