@@ -22,7 +22,7 @@ REAL = '#0072B2'  # blue of Okabe & Ito
 GENERATED = '#D55E00'  # vermilion of Okabe & Ito
 
 # %% ../nbs/tools/plots.ipynb #f2233083
-_RESERVED = {'real': REAL, 'generated': GENERATED}
+_RESERVED = {'real': REAL, 'generated': GENERATED, 'given': GENERATED}  # given: by another program
 
 # %% ../nbs/tools/plots.ipynb #39816161
 def use_style(

@@ -21,10 +21,10 @@ LEARNED: dict[str, Any] = {'lr_g': 5e-4, 'lr_d': 1e-3}  # rates of the learned f
 # %% ../../nbs/6_training/19_feature_methods.ipynb #81a2cbaa
 CONSTANT: dict[str, Any] = {'decay': 'none'}  # rates of the paper's row, and of the ablation: a minute has no plateaus
 
-# %% ../../nbs/6_training/19_feature_methods.ipynb #964f2765
+# %% ../../nbs/6_training/19_feature_methods.ipynb #f82ec596
 AVERAGED: dict[str, Any] = {'ema': .98, 'decay': 'cosine', 'lr_end': .05}
 
-# %% ../../nbs/6_training/19_feature_methods.ipynb #ac8a9dce
+# %% ../../nbs/6_training/19_feature_methods.ipynb #30979f3c
 SMALL: dict[str, Any] = {'batch': 32, 'charges': 224}
 
 # %% ../../nbs/6_training/19_feature_methods.ipynb #c9d168af
