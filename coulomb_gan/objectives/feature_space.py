@@ -25,8 +25,7 @@ class _Deviation(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f):
         rest = f - f.mean((2, 3), keepdim=True)
-        variance = rest.square().mean((2, 3), keepdim=True)
-        std = (variance + 1e-8).sqrt()
+        std = (rest.square().mean((2, 3), keepdim=True) + 1e-8).sqrt()
         ctx.save_for_backward(rest, std)
         return std
 
@@ -34,8 +33,8 @@ class _Deviation(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, slope):
         rest, std = ctx.saved_tensors
-        n_places = rest.shape[2] * rest.shape[3]
-        return rest * (slope / (n_places * std))
+        places = rest[0, 0].numel()
+        return rest * (slope / (places * std))
 
 # %% ../../nbs/2_objectives/12_feature_space.ipynb #76af4796
 def _mean(f):

@@ -19,7 +19,7 @@ OURS: dict[str, Any] = {'upsampling': 'resize', 'lr_g': 2e-3, 'beta1': .5, 'weig
 LEARNED: dict[str, Any] = {'lr_g': 5e-4, 'lr_d': 1e-3}  # rates of the learned field beside these
 
 # %% ../../nbs/6_training/19_feature_methods.ipynb #81a2cbaa
-CONSTANT: dict[str, Any] = {'decay': 'none'}  # rates of the paper's row, and of the ablation: a minute has no plateaus
+CONSTANT: dict[str, Any] = {'decay': 'none'}  # rates that stay: a minute has no plateaus
 
 # %% ../../nbs/6_training/19_feature_methods.ipynb #f82ec596
 AVERAGED: dict[str, Any] = {'ema': .98, 'decay': 'cosine', 'lr_end': .05}
@@ -55,7 +55,7 @@ def feature_methods(
     found = {
         'coulomb': row('coulomb', CONSTANT),
         'coulomb-tuned': row('coulomb', OURS, LEARNED, AVERAGED),
-        'exact-force': row('exact-force', OURS, CONSTANT, {'self_term': 0., 'charges': 128})}
+        'exact-force': row('exact-force', OURS, AVERAGED, SMALL, {'self_term': 0.})}
     for spec in encoder.split(','):
         for key, objective in (('features', 'exact-force-features'), ('drifting', 'drifting')):
             found[f'{key}-{_label(spec)}'] = row(objective, OURS, AVERAGED, SMALL, {'encoder': spec})
