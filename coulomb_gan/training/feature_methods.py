@@ -25,7 +25,7 @@ CONSTANT: dict[str, Any] = {'decay': 'none'}  # rates that stay: a minute has no
 AVERAGED: dict[str, Any] = {'ema': .98, 'decay': 'cosine', 'lr_end': .05}
 
 # %% ../../nbs/6_training/19_feature_methods.ipynb #30979f3c
-SMALL: dict[str, Any] = {'batch': 32, 'charges': 224}
+SMALL: dict[str, Any] = {'batch': 32}
 
 # %% ../../nbs/6_training/19_feature_methods.ipynb #c9d168af
 def _check_named(encoder):
@@ -52,13 +52,15 @@ def feature_methods(
         for each in (*settings, changes): joined |= each
         return experiment(name, objective=objective, **joined)
 
+    ours = OURS | AVERAGED | SMALL
+    charges = {'charges': 224}  # real samples of a step beyond the batch
     found = {
         'coulomb': row('coulomb', CONSTANT),
-        'coulomb-tuned': row('coulomb', OURS, LEARNED, AVERAGED),
-        'exact-force': row('exact-force', OURS, AVERAGED, SMALL, {'self_term': 0.})}
+        'coulomb-tuned': row('coulomb', ours, LEARNED),
+        'exact-force': row('exact-force', ours, charges, {'self_term': 0.})}
     for spec in encoder.split(','):
         for key, objective in (('features', 'exact-force-features'), ('drifting', 'drifting')):
-            found[f'{key}-{_label(spec)}'] = row(objective, OURS, AVERAGED, SMALL, {'encoder': spec})
+            found[f'{key}-{_label(spec)}'] = row(objective, ours, charges, {'encoder': spec})
     return found
 
 # %% ../../nbs/6_training/19_feature_methods.ipynb #4ab846d4
