@@ -105,10 +105,10 @@ def planned(
     **changes: Any,  # options by their flat names, which replace the preset's
 ) -> dict[str, Experiment]:  # by method
     "The experiments of a comparison. Raises ValueError for a wrong name or option."
+    if 'objective' in changes: raise ValueError('a comparison chooses objectives by its methods')
     chosen = list(methods or [])
     if len(chosen) == 1 and chosen[0] in SETS: found = SETS[chosen[0]](name, **changes)
     else:
-        if 'objective' in changes: raise ValueError('a comparison chooses objectives by its methods')
         of_preset = {option: changes.pop(option) for option in OF_PRESET if option in changes}
         base = experiment(name, **of_preset)
         found = {key: method(key, base).changed(**changes) for key in chosen or methods_for(base)}

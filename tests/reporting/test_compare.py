@@ -13,7 +13,7 @@ from coulomb_gan.metrics.feature_extractors import FeatureExtractor, load_extrac
 from coulomb_gan.metrics.ngrams import jsds
 from coulomb_gan.metrics.registry import LINES
 from coulomb_gan.reporting import compare as compare_module
-from coulomb_gan.reporting.compare import ROUND, affordable, compare, planned
+from coulomb_gan.reporting.compare import ROUND, SETS, affordable, compare, planned
 from coulomb_gan.reporting.comparison_tables import compared_numbers, compared_runs, comparison_table, differences_table
 from coulomb_gan.reporting.comparison_tables import mean_interval, ngram_models, published_figures
 from coulomb_gan.objectives.coulomb import Coulomb
@@ -292,6 +292,7 @@ def test_the_ablation_trains_each_row(tiny_images):
 @pytest.mark.parametrize('methods, options, message', [
     (['features'], {}, 'name it with --encoder'), (['features', 'coulomb'], dict(encoder='own.py:coarse'), 'there is no method'),
     (['features'], dict(encoder='own.py:coarse', heads='mean'), 'heads is not for'),
-    (['feature-ablation'], dict(encoder='own.py:coarse', eps=2.), 'eps is not for')], ids=str)
+    (['feature-ablation'], dict(encoder='own.py:coarse', eps=2.), 'eps is not for'),
+    *[([name], dict(encoder='own.py:coarse', objective='coulomb'), 'chooses objectives by its methods') for name in SETS]], ids=str)
 def test_sets_of_fields_refuse_what_they_cannot_use(methods, options, message):
     with pytest.raises(ValueError, match=message): planned('cifar10', methods, **options)
