@@ -40,6 +40,12 @@ def _in_float32(p, q, kernel):
     k0 = kernel.at_zero(p).item()
     return 0 < k0 < inf
 
+# %% ../../nbs/1_field/04_pair_sums.ipynb #aad2740b
+@cache
+def _keep_freed_memory():
+    "Frees 31 MB once: from then on glibc keeps what is freed instead of clearing new pages each time."
+    torch.empty(31 * 2**18)
+
 # %% ../../nbs/1_field/04_pair_sums.ipynb #0ab2bdd2
 def kernel_matrix(
     p: Tensor,  # points, `(n_p, m)`, float32 or float64, finite
@@ -48,20 +54,21 @@ def kernel_matrix(
 ) -> Tensor:  # `(n_p, n_q)`, of the same type
     "The kernel at every pair, right to 3e-6 of k(0) in float32."
     if not _in_float32(p, q, kernel): return _exact(kernel.of_r2, p, q)
+    _keep_freed_memory()
     products = Products(p, q, allowed_in_sums(kernel, p.shape[1]))
     r2_ij, _, _ = products.tile(slice(None), slice(None))
     return kernel.of_r2(r2_ij).to(p.dtype)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #8c7072c3
-_WIDE = 1024  # charges of a tile
+_WIDE = 768  # charges of a tile
 
 def _slices(n, size):
     "Of at most `size` rows each."
     return [slice(i, i + size) for i in range(0, n, size)]
 
 def _tall():
-    "Points of a tile: 256 for each core."
-    return 256 * torch.get_num_threads()
+    "Points of a tile: 512 for each core."
+    return 512 * torch.get_num_threads()
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #90f2c5cb
 def _row_sums(p, q, kernel):
@@ -84,14 +91,8 @@ def _row_sums(p, q, kernel):
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
     "Points of a block: as asked, but no more than fit into 56 MB, or 1,024."
-    fitting = max(_WIDE, 14 * 2**20 // m)
+    fitting = max(1024, 14 * 2**20 // m)
     return min(block, fitting)
-
-# %% ../../nbs/1_field/04_pair_sums.ipynb #aad2740b
-@cache
-def _keep_freed_memory():
-    "Frees 31 MB once: from then on glibc keeps what is freed instead of clearing new pages for each tile."
-    torch.empty(31 * 2**18)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #b870d0bf
 def _streamed(of_block, a, b, block):
@@ -206,7 +207,7 @@ def _pulls_in_tiles(p, q, kernel):
     columns_q = q.T.contiguous()
     strips = []
     for i in _slices(len(p), _tall()):
-        tiles = [_by_columns(columns_p[:, i], columns_q[:, j], kernel) for j in _slices(len(q), _WIDE // 2)]
+        tiles = [_by_columns(columns_p[:, i], columns_q[:, j], kernel) for j in _slices(len(q), _WIDE)]
         strips.append(sum(tiles))
     return torch.cat(strips)
 

@@ -59,7 +59,8 @@ def _squared_norms(points):
 def _centred(points, centre, factor):
     "Points about a centre times a factor and two columns of ones, and their squared norms."
     m = points.shape[1]
-    operand = points.new_ones(len(points), m + 2)
+    operand = points.new_empty(len(points), m + 2)
+    operand[:, m:] = 1
     norms = []
     # few enough for a processor's cache
     at_once = 128 if points.device.type == 'cpu' else len(points)
@@ -151,11 +152,12 @@ class Products:
     "Squared distances of two blocks of float32 points, by products where these are good enough."
     def __init__(self,
         p: Tensor,  # points, `(n_p, m)`, float32, finite
-        q: Tensor,  # charges, `(n_q, m)`, float32, finite
+        q: Tensor,  # charges, `(n_q, m)`, float32, finite; the points themselves for pairs within one set
         allowed: Callable,  # squared distances -> the largest `s` at which each is right
     ):
         self.p = p.detach()
         self.q = q.detach()
+        self.within = p is q
         self.left, self.right, s = _operands(self.p, self.q)
         self.parts = _parts(self.left, self.right)
         self.limit = near_limit(s, p.shape[1], allowed)
@@ -187,8 +189,13 @@ def tile(self: Products,
     r2_ij = _product(self.parts, i, j)
     if self.all_far: return r2_ij, self.none, self.none
     rows, columns = _closer(r2_ij, self.limit[i])
-    if len(rows) > r2_ij.numel() / 100: return _exact_tile(self.p[i], self.q[j]), None, None
-    if len(rows):
-        differences = self.differences(i, j, rows, columns)
-        r2_ij[rows, columns] = _squared_norms(differences)
+    wanted = rows, columns
+    if self.within and i == j:  # from a point to itself nothing need be computed
+        r2_ij.fill_diagonal_(0)
+        others = rows != columns
+        wanted = rows[others], columns[others]
+    if len(wanted[0]) > r2_ij.numel() / 100: return _exact_tile(self.p[i], self.q[j]), None, None
+    if len(wanted[0]):
+        differences = self.differences(i, j, *wanted)
+        r2_ij[wanted] = _squared_norms(differences)
     return r2_ij, rows, columns

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from coulomb_gan.field import pair_sums, products
 from coulomb_gan.field.distances import squared_distances
 from coulomb_gan.field.kernels import Coulomb, EnergyDistance, Gaussian, Laplace, Plummer
-from coulomb_gan.field.pair_sums import kernel_matrix, kernel_sums, pull_sums, sum_within
+from coulomb_gan.field.pair_sums import allowed_in_pulls, kernel_matrix, kernel_sums, pull_sums, sum_within
 from coulomb_gan.field.potential import potential, potentials
 from coulomb_gan.field.products import Products, allowed_in_sums
 
@@ -96,7 +96,7 @@ def test_a_bound_too_small_would_be_noticed(monkeypatch):
 @pytest.mark.parametrize('block', [7, 300, 4096])
 def test_blocks_change_nothing_but_rounding(block):
     a, b = pairs(uniform, 64)
-    # float32 sums of 1,024 terms of one sign
+    # float32 sums of 768 terms of one sign
     assert_close(kernel_sums(a, b, Plummer(), block), kernel_sums(a, b, Plummer()), rtol=1e-6, atol=0)
     assert_close(pull_sums(a, b, Plummer(), block), pull_sums(a, b, Plummer()), rtol=0, atol=1e-5 * len(b))
 
@@ -113,6 +113,34 @@ def test_a_point_is_at_distance_zero_from_itself():
     tiles = Products(c, c, allowed_in_sums(Plummer(), 64))
     r2_ij, _, _ = tiles.tile(slice(None), slice(None))
     assert (r2_ij.diagonal() == 0).all() and (squared_distances(c, c).diagonal() == 0).all()
+
+
+@pytest.mark.parametrize('n', [40, 300])  # own pairs are more than one in a hundred of all, or fewer
+def test_from_a_point_to_itself_nothing_is_computed(n, monkeypatch):
+    c = torch.rand(n, 3000, generator=torch.Generator().manual_seed(0))
+    c[1] = c[0] + 1e-5
+    computed = []
+    differences = Products.differences
+
+    def seen(self, i, j, rows, columns):
+        computed.extend(zip(rows.tolist(), columns.tolist()))
+        return differences(self, i, j, rows, columns)
+
+    monkeypatch.setattr(Products, 'differences', seen)
+    k_ij = kernel_matrix(c, c, Plummer())
+    assert sorted(computed) == [(0, 1), (1, 0)]
+    exact = kernel_matrix(c.double(), c.double(), Plummer())
+    assert (k_ij.diagonal() == 1).all() and (k_ij - exact).abs().max() < 3e-6
+
+
+def test_tiles_within_one_set_and_between_copies_are_alike():
+    c = torch.rand(300, 64, generator=torch.Generator().manual_seed(0))
+    c[1] = c[0] + 1e-5
+    everything = slice(None)
+    for allowed in (allowed_in_sums(Plummer(), 64), allowed_in_pulls(Plummer(), 64, 300)):
+        within = Products(c, c, allowed).tile(everything, everything)
+        between = Products(c, c.clone(), allowed).tile(everything, everything)
+        for got, wanted in zip(within, between): assert_close(got, wanted, rtol=0, atol=0)
 
 
 # --- where products are not used ----------------------------------------------------------------------------------
