@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torchvision.models import squeezenet1_1
 
-from coulomb_gan.objectives.feature_space import flat_rows
+from coulomb_gan.objectives.heads import flat_rows
 from coulomb_gan.tables import table
 from coulomb_gan.training.cuda_graph import GraphedStep
 from coulomb_gan.training.encoders import Encoder, Stages, find_encoder

@@ -91,6 +91,14 @@ def _check_sizes(shape, width, depth):
         raise ValueError(f'a text has shape (length >= 1, vocabulary >= 2), got {tuple(shape)}')
     if min(width, depth) < 1: raise ValueError(f'width and depth must be at least 1, got {width} and {depth}')
 
+# %% ../../nbs/3_networks/05_text.ipynb #1561b092
+class _Chosen(nn.Module):
+    "Probabilities to the likeliest character, `(n, length, V)`; backward the identity."
+    def forward(self, p):
+        best = p.argmax(2, keepdim=True)
+        chosen = torch.zeros_like(p).scatter(2, best, 1.)
+        return chosen + (p - p.detach())
+
 # %% ../../nbs/3_networks/05_text.ipynb #0a7c790c
 def text_generator(
     latent: int,  # dimension of z
@@ -98,13 +106,15 @@ def text_generator(
     width: int = 512,  # channels, paper
     depth: int = 5,  # residual blocks, paper
     batch_norm: bool = True,  # in the blocks, paper; WGAN-GP has none
+    straight_through: bool = False,  # give characters, with the slopes of their probabilities
 ) -> nn.Sequential:  # `(n, latent) -> (n, length, V)`, rows sum to 1
     "WGAN-GP's generator of texts, with batch norm if wanted. Raises ValueError for another shape."
     _check_sizes(shape, width, depth)
     length, v = shape
     blocks = [ResidualBlock(width, batch_norm) for _ in range(depth)]
     start = nn.Linear(latent, width * length), nn.Unflatten(1, (width, length))
-    end = nn.Conv1d(width, v, 1), _Transpose(), nn.Softmax(2)
+    end = [nn.Conv1d(width, v, 1), _Transpose(), nn.Softmax(2)]
+    if straight_through: end.append(_Chosen())
     return nn.Sequential(*start, *blocks, *end)
 
 # %% ../../nbs/3_networks/05_text.ipynb #d57a1aa5
@@ -131,10 +141,11 @@ class TextResNet(Networks):
     depth_g: int = 5  # residual blocks of the generator, paper
     depth_d: int = 5  # residual blocks of the discriminator, paper
     batch_norm_g: bool = True  # in the blocks of the generator, paper; WGAN-GP has none
+    straight_through: bool = False  # G gives its likeliest characters, with the slopes of their probabilities
     def check(self, shape):  # of one sample
         if len(shape) != 2: raise ValueError(f"the networks 'text' are for texts, got shape {shape}")
     def generator(self, shape):  # of one sample
         sizes = self.width_g, self.depth_g
-        return text_generator(self.latent, shape, *sizes, batch_norm=self.batch_norm_g)
+        return text_generator(self.latent, shape, *sizes, self.batch_norm_g, self.straight_through)
     def discriminator(self, shape):  # of one sample
         return text_discriminator(shape, self.width_d, self.depth_d)

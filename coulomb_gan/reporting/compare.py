@@ -25,7 +25,7 @@ from ..training.presets import KERNEL, experiment, method, methods_for
 from ..training.run_folder import read_config
 from ..training.state import TrainState
 from ..training.stored_features import prepare_encoder, training_samples
-from ..training.feature_methods import feature_ablation, feature_methods
+from ..training.feature_methods import feature_ablation, feature_methods, text_methods
 from ..training.table4 import narrowed, table4
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #55979a36
@@ -95,7 +95,9 @@ def _chosen(run):
 OF_PRESET = 'data', 'networks', 'batch', *KERNEL  # that a method starts from; others are set on top
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #628e9e0a
-SETS = {'table4': table4, 'features': feature_methods, 'feature-ablation': feature_ablation}  # of methods
+SETS = {  # of methods
+    'table4': table4, 'features': feature_methods, 'feature-ablation': feature_ablation,
+    'texts': text_methods}
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #290e7b6f
 def planned(

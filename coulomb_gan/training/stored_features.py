@@ -17,7 +17,7 @@ from ..data.prefetching import Prefetched
 from ..files import RunError, open_array, read_json, write_json, writing
 from ..locks import locked, read_holder
 from ..objectives.base import Objective
-from ..objectives.feature_space import flat_rows
+from ..objectives.heads import flat_rows
 from .encoders import Encoder, check_encoder, find_encoder
 from .run_folder import read_config
 from .state import TrainState

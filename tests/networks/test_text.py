@@ -226,3 +226,32 @@ def test_errors(change, message):
     sizes = dict(shape=SHAPE, width=WIDTH, depth=DEPTH) | change
     with pytest.raises(ValueError, match=message): text_generator(LATENT, **sizes)
     with pytest.raises(ValueError, match=message): text_discriminator(**sizes)
+
+
+# --- characters instead of probabilities --------------------------------------------------------------------------
+
+def test_straight_through_gives_characters_with_the_slopes_of_probabilities():
+    soft = text_generator(LATENT, SHAPE, WIDTH, DEPTH)
+    hard = text_generator(LATENT, SHAPE, WIDTH, DEPTH, straight_through=True)
+    hard.load_state_dict(soft.state_dict())
+    z = torch.randn(6, LATENT)
+    p, x = soft(z), hard(z)
+    assert torch.equal(x, one_hot(p.argmax(2), SHAPE[1]).float())
+    towards = torch.randn_like(x)
+    of_soft = torch.autograd.grad((p * towards).sum(), list(soft.parameters()))
+    of_hard = torch.autograd.grad((x * towards).sum(), list(hard.parameters()))
+    for got, wanted in zip(of_hard, of_soft): assert_close(got, wanted)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.bfloat16])
+def test_characters_of_any_precision_and_of_ties(dtype):
+    chosen = text_generator(LATENT, SHAPE, WIDTH, DEPTH, straight_through=True)[-1]
+    x = chosen(torch.full((2, 3, 4), .25, dtype=dtype))
+    assert x.dtype == dtype
+    assert torch.equal(x.sum(2), torch.ones(2, 3, dtype=dtype)) and ((x == 0) | (x == 1)).all()
+
+
+def test_the_record_passes_it_on():
+    g = TextResNet(latent=5, width_g=8, depth_g=1, straight_through=True).generator((8, 20))
+    x = g(torch.randn(3, 5))
+    assert ((x == 0) | (x == 1)).all()

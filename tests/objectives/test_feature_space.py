@@ -1,4 +1,4 @@
-"""Forces between features: oracles in loops, units, heads of odd shapes, and what is refused."""
+"""Forces between features: oracles in loops, units, and what is refused."""
 import math
 
 import pytest
@@ -10,8 +10,8 @@ from coulomb_gan.field.kernels import Plummer
 from coulomb_gan.field.potential import force
 from coulomb_gan.objectives.base import Batch
 from coulomb_gan.objectives.drifting import FIELDS
-from coulomb_gan.objectives.feature_space import (
-    OF_IMAGES, OF_MAPS, Drifting, FeatureForce, flat_rows, from_rows, head_features, head_force)
+from coulomb_gan.objectives.feature_space import Drifting, FeatureForce, head_force
+from coulomb_gan.objectives.heads import flat_rows
 
 
 def randn(seed, *shape): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -84,48 +84,6 @@ def test_samples_that_coincide_with_all_real_ones_feel_nothing_and_stay_finite()
     x = torch.ones(1, 4, 3)
     unit, v, squared = head_force(x, torch.ones(1, 5, 3), 'plummer', [.2])
     assert v.eq(0).all() and squared == 0 and unit.isfinite()
-
-
-# --- heads --------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize('side', [1, 2, 3, 5, 8])
-def test_heads_take_maps_of_any_side(side):
-    f = randn(0, 3, 4, side, side)
-    shapes = {name: tuple(head(f).shape) for name, head in OF_MAPS.items()}
-    assert shapes == {'mean': (1, 3, 4), 'std': (1, 3, 4), 'cells': (4, 3, 4), 'locations': (side**2, 3, 4)}
-
-
-def test_a_constant_map_has_a_finite_slope():
-    f = torch.ones(2, 3, 4, 4, requires_grad=True)
-    OF_MAPS['std'](f).sum().backward()
-    assert f.grad.isfinite().all()
-
-
-@pytest.mark.parametrize('side, places', [(8, 1), (16, 4), (32, 16), (64, 64)])
-def test_patches_fill_the_image(side, places):
-    image = randn(0, 2, 3, side, side)
-    patches = OF_IMAGES['patches'](image)
-    assert patches.shape == (places, 2, 192)
-    assert_close(patches.sum((0, 2)), image.sum((1, 2, 3)))
-
-
-def test_rows_of_any_precision_come_back_in_the_type_of_the_heads():
-    heads = head_features(randn(0, 4, 3, 16, 16), lambda x: [avg_pool2d(x, 4), x.mean((2, 3))], ['mean', 'cells', 'patches'])
-    assert [tuple(f.shape) for f in heads] == [(1, 4, 3), (4, 4, 3), (1, 4, 3), (4, 4, 192)]
-    again = from_rows(flat_rows(heads).half(), heads)
-    for f, rounded in zip(heads, again):
-        assert rounded.dtype == f.dtype
-        assert_close(rounded, f, rtol=5e-4, atol=1e-4)
-
-
-def test_samples_that_are_no_images_are_vectors():
-    text = randn(0, 5, 6, 7)
-    assert [f.shape for f in head_features(text, None, ['mean', 'patches'])] == [(1, 5, 42)]
-
-
-def test_an_encoder_that_gives_nothing_is_refused():
-    images = torch.zeros(2, 3, 16, 16)
-    with pytest.raises(ValueError, match='locations give no features of samples'): head_features(images, lambda x: [], ['locations'])
 
 
 # --- the objective ------------------------------------------------------------------------------------------------

@@ -289,7 +289,21 @@ def test_the_ablation_trains_each_row(tiny_images):
     for one, other in itertools.combinations(ends, 2): assert not torch.equal(ends[one], ends[other]), (one, other)
 
 
+def test_the_methods_for_texts_train_each(place, monkeypatch):
+    monkeypatch.setattr(compare_module, 'execute', not_rendered)
+    tiny = dict(width_g=4, width_d=4, depth_g=1, depth_d=1, batch=8, charges=8, steps=2, monitor='', eval_samples=8)
+    compare(planned('text-builtin', ['texts'], **tiny), Path('runs'), seeds=1, progress=False)
+    runs = compared_runs('runs')
+    assert {*runs} == {'coulomb-probabilities', 'coulomb-characters', '2-grams-probabilities', '2-grams-characters',
+                       'drifting-2-grams-characters'}
+    for row, found in runs.items():
+        x = found[0].sample(4)
+        chosen = bool(((x == 0) | (x == 1)).all())
+        assert chosen == row.endswith('characters')
+
+
 @pytest.mark.parametrize('methods, options, message', [
+    (['texts'], dict(heads='2-grams'), 'heads is not for'), (['texts'], {}, "straight_through is not for networks 'dcgan'"),
     (['features'], {}, 'name it with --encoder'), (['features', 'coulomb'], dict(encoder='own.py:coarse'), 'there is no method'),
     (['features'], dict(encoder='own.py:coarse', heads='mean'), 'heads is not for'),
     (['feature-ablation'], dict(encoder='own.py:coarse', eps=2.), 'eps is not for'),

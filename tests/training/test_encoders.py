@@ -15,7 +15,8 @@ from coulomb_gan.data.catalogue import load
 from coulomb_gan.data.datasets import Samples
 from coulomb_gan.files import RunError
 from coulomb_gan.objectives.base import Batch
-from coulomb_gan.objectives.feature_space import FeatureForce, flat_rows
+from coulomb_gan.objectives.feature_space import FeatureForce
+from coulomb_gan.objectives.heads import flat_rows
 from coulomb_gan.training import stored_features as storing
 from coulomb_gan.training.encoders import Encoder, Stages, check_encoder, find_encoder, user_encoder
 from coulomb_gan.training.loading import load_run
