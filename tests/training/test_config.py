@@ -89,6 +89,7 @@ CHANGES = {
         'depth_g': Change(2, 'layers'),
         'depth_d': Change(2, 'layers'),
         'batch_norm_g': Change(False, 'layers'),
+        'straight_through': Change(True, 'weights'),
     },
     'dcgan-radford': {
         'latent': Change(5, 'shapes'),

@@ -140,7 +140,8 @@ CASES = [
      dict(name='exact-force', d=1., eps=3., eps_end=.3, self_term=0., keep_self_weight=False, charges=8, replay=32)),
     (dict(networks='dcgan', batch_norm_d=False),
      dict(name='dcgan', latent=2, width_g=6, width_d=4, batch_norm_d=False, upsampling='transposed')),
-    (dict(networks='text'), dict(name='text', latent=2, width_g=6, width_d=4, depth_g=2, depth_d=1, batch_norm_g=True)),
+    (dict(networks='text'), dict(name='text', latent=2, width_g=6, width_d=4, depth_g=2, depth_d=1, batch_norm_g=True,
+                                   straight_through=False)),
 ]
 
 
