@@ -133,8 +133,9 @@ def prepared(plan):
 def fields(plan):
     "The methods of `compare celeba --methods features`, for equal times, each measured if there is a network for it."
     prepared(plan)
-    wide = {'precision': 'bfloat16', 'batch': 128}  # smaller batches, as on a processor, leave a GPU idle
-    options = {**wide, **plan.options, 'data': str(plan.data), 'device': plan.device}
+    options = {
+        'precision': 'bfloat16', 'batch': 128,  # the rows' own batch of 32 would leave a GPU idle
+        **plan.options, 'data': str(plan.data), 'device': plan.device}
     rows = feature_methods('celeba', **options)
     seconds = 60 * plan.minutes['fields'] / len(rows)
     for row, e in rows.items():

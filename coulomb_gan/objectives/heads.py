@@ -91,8 +91,7 @@ OF_SAMPLES = {3: OF_TEXTS, 4: OF_IMAGES}  # dimensions of a minibatch -> heads t
 # %% ../../nbs/2_objectives/12_heads.ipynb #a6e7deed
 def _maps(x, encoder, names):
     "What the heads of maps read, of an image maps, of any other sample vectors."
-    own = OF_SAMPLES.get(x.ndim, {})
-    if encoder is None and x.ndim == 3 and own.keys() & {*names}: return []
+    if encoder is None and x.ndim == 3 and OF_TEXTS.keys() & {*names}: return []
     maps = x if encoder is None else encoder(x)
     if isinstance(maps, Tensor): maps = [maps]
     if x.ndim == 4: return maps
