@@ -28,7 +28,7 @@ REFUSED = {'mlp': [(), (8, 20), (1, 2, 3, 4)], 'dcgan': [(2,), (8, 20), (3, 32, 
            'wgan-gp-dcgan': [(2,), (8, 20), (3, 64, 64), (3, 16, 16)], 'resnet': [(2,), (8, 20), (3, 16, 16), (3, 128, 128)]}
 # Of each field another value, and of some what must be chosen with it
 CHANGES = {'latent': 6, 'width_g': 16, 'width_d': 16, 'depth_g': 4, 'depth_d': 3, 'batch_norm_g': False, 'batch_norm_d': False,
-           'straight_through': True, 'activation_d': 'elu', 'hinge_spread': 9.,
+           'straight_through': True, 'activation_d': 'elu', 'hinge_spread': 9., 'fourier_d': .5,
            'width': 6, 'norm_d': 'layer', 'upsampling': 'resize'}
 
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from coulomb_gan.networks.base import build
 from coulomb_gan.networks.layers import LeCunTanh
-from coulomb_gan.networks.mlp import ACTIVATIONS, MLP, mlp
+from coulomb_gan.networks.mlp import ACTIVATIONS, MLP, FourierFeatures, mlp
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +63,8 @@ def test_images_end_in_a_tanh_and_points_do_not():
 
 @pytest.mark.parametrize('change, message', [
     (dict(activation_d='relu'), 'activation_d must be one of leaky_relu, elu'), (dict(hinge_spread=-1.), 'hinge_spread must lie in'),
+    (dict(fourier_d=-1.), 'fourier_d must lie in'), (dict(fourier_d=float('nan')), 'fourier_d must'),
+    (dict(hinge_spread=15., fourier_d=.4), 'got hinge_spread 15.0 and fourier_d 0.4, expected one of them above 0'),
     (dict(depth_g=0), 'depth_g must lie in'), (dict(batch_norm_g=1), 'batch_norm_g must be of type bool')])
 def test_wrong_options(change, message):
     with pytest.raises(ValueError, match=message): MLP(**change)
@@ -97,3 +99,31 @@ def test_only_the_first_layer_is_spread():
     usual = MLP().discriminator((2,))[1]
     for a, b in zip(spread[1:].parameters(), usual[1:].parameters()): assert torch.equal(a, b)
     assert not torch.equal(spread[0].weight, usual[0].weight)
+
+
+# --- Fourier features ---------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('width', [.1, .4, 3.])
+def test_fourier_features_have_the_stated_kernel(width):
+    "Of two points r apart the products have mean exp(-(width r)^2/2) / 2; 100,000 waves: 0.003, to four such errors"
+    torch.manual_seed(0)
+    x = torch.tensor([[0., 0.], [.5, 0.], [-1., 2.]])
+    features = FourierFeatures(2, 100_000, width)(x)
+    kernel = 2*features @ features.T/100_000
+    assert_close(kernel, torch.exp(-width**2*torch.cdist(x, x)**2/2), rtol=0, atol=.013)
+    assert features.abs().max() <= 1
+
+
+def test_fourier_features_stand_before_the_hidden_layers():
+    "As many waves as hidden units, trained like every weight; images are flattened first"
+    for shape, coordinates in (((2,), 2), ((1, 8, 8), 64)):
+        d = MLP(width_d=16, depth_d=2, fourier_d=.4).discriminator(shape)
+        first, waves, body = d
+        assert isinstance(first, nn.Flatten) and waves.waves.weight.shape == (16, coordinates)
+        assert body[0].weight.shape == (16, 16) and d(torch.zeros(3, *shape)).shape == (3, 1)
+        assert all(p.requires_grad for p in d.parameters())
+
+
+def test_without_fourier_features_the_discriminator_is_as_before():
+    usual = MLP().discriminator((2,))
+    assert len(usual) == 2 and [*usual.state_dict()][0] == '1.0.weight'

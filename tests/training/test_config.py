@@ -74,6 +74,7 @@ CHANGES = {
         'batch_norm_g': Change(False, 'layers'),
         'activation_d': Change('elu', 'weights'),
         'hinge_spread': Change(5., 'weights'),
+        'fourier_d': Change(.5, 'layers'),
     },
     'dcgan': {
         'latent': Change(5, 'shapes'),

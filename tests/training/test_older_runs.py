@@ -53,7 +53,7 @@ def test_settings_metrics_and_data_are_those_of_the_run():
     run = load_run(OLD)
     e = run.experiment
     assert plain(e.networks) == dict(name='mlp', latent=2, width_g=6, width_d=4, depth_g=2, depth_d=1, batch_norm_g=True,
-                                     activation_d='leaky_relu', hinge_spread=5.)
+                                     activation_d='leaky_relu', hinge_spread=5., fourier_d=0.)
     assert plain(e.objective) == dict(name='exact-force', d=1., eps=3., eps_end=None, self_term=0., keep_self_weight=False, charges=8, replay=32)
     assert (e.optim.batch, e.optim.ema, e.optim.beta1, e.record.seed, e.record.energy_eps) == (16, .9, .5, 3, 3.)
     assert [line['step'] for line in run.metrics] == [10, 20]
