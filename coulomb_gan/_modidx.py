@@ -2556,6 +2556,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                                     'coulomb_gan/training/state.py'),
                                             'coulomb_gan.training.state.TrainState.state_dict': ( '6_training/state.html#trainstate.state_dict',
                                                                                                   'coulomb_gan/training/state.py'),
+                                            'coulomb_gan.training.state._groups': ( '6_training/state.html#_groups',
+                                                                                    'coulomb_gan/training/state.py'),
                                             'coulomb_gan.training.state._halved': ( '6_training/state.html#_halved',
                                                                                     'coulomb_gan/training/state.py'),
                                             'coulomb_gan.training.state._pair': ( '6_training/state.html#_pair',

@@ -21,6 +21,14 @@ from .distributed import World
 from .schedule import Progress, schedule
 from .sync_batch_norm import synchronise
 
+# %% ../../nbs/6_training/05_state.ipynb #84f94ee7
+def _groups(weights, decay):
+    "Matrices and kernels, which decay, before biases and normalisation, which do not."
+    matrices = [p for p in weights if p.ndim > 1]
+    others = [p for p in weights if p.ndim < 2]
+    if not decay: return [dict(params=matrices + others)]
+    return [dict(params=matrices, weight_decay=decay), dict(params=others)]
+
 # %% ../../nbs/6_training/05_state.ipynb #6338c017
 def optimiser(
     net: nn.Module,  # its matrices and kernels decay, biases and normalisation do not
@@ -29,9 +37,7 @@ def optimiser(
 ) -> torch.optim.Optimizer:
     "Adam or RMSProp with L2 weight decay (added to the gradient) on weights of two or more dimensions."
     weights = list(net.parameters())
-    matrices = [p for p in weights if p.ndim > 1]
-    others = [p for p in weights if p.ndim < 2]
-    groups: list = [dict(params=matrices, weight_decay=optim.weight_decay), dict(params=others)]
+    groups = _groups(weights, optim.weight_decay)
     if optim.optimiser == 'rmsprop': return _rmsprop(groups, lr, optim.beta2, weights[0].is_cuda)
     betas = (optim.beta1, optim.beta2)
     return torch.optim.Adam(groups, lr=lr, betas=betas, fused=True)

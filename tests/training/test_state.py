@@ -39,6 +39,23 @@ def test_a_state_that_was_saved_goes_on_bit_for_bit(name, tmp_path):
     assert_same_state(*ends)
 
 
+def test_moments_go_over_between_one_group_of_weights_and_two():
+    "Until now a run without weight decay had two groups too: each weight must find its own moments again"
+    def state(decay):
+        t = TrainState(TINY.changed(weight_decay=decay), (2,))
+        gen = torch.Generator().manual_seed(0)
+        for _ in range(3): train_step(t, torch.randn(rows_of_a_step(t), 2, generator=gen))
+        return t
+    for saved, taken in ((1e-7, 0.), (0., 1e-7)):
+        source, target = state(saved), TrainState(TINY.changed(weight_decay=taken), (2,))
+        target.load_state_dict(source.state_dict())
+        for name in ('g', 'd'):
+            moments, before = (getattr(t, f'opt_{name}').state for t in (target, source))
+            for p, q in zip(getattr(target, name).parameters(), getattr(source, name).parameters()):
+                assert_close(moments[p]['exp_avg'], before[q]['exp_avg'], rtol=0, atol=0)
+                assert moments[p]['exp_avg'].shape == p.shape
+
+
 def test_run_trained_on_a_gpu_is_loaded_and_continued_here(tmp_path):
     "A CUDA generator's state is 16 bytes, seed and offset, and no state for one on the CPU"
     e = TINY.changed(steps=36)
