@@ -2,14 +2,16 @@
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from coulomb_gan.files import RunError, read_json, write_json
 from coulomb_gan.locks import locked
 from coulomb_gan.reporting import cli_reproduce
-from coulomb_gan.reporting.jobs import Resources, check_resources, job_of
+from coulomb_gan.reporting.jobs import Job, Resources, _trained, check_resources, job_of, last_words
 from coulomb_gan.reporting.launch import run_here
 from coulomb_gan.reporting.status import find_runs, queued_jobs, run_status, seconds_left
 from coulomb_gan.reporting.summary import differing_options, samples_html, summarise, summary_page
@@ -200,3 +202,16 @@ def test_the_table_on_the_screen(several, run):
     Path('runs/a/config.json').write_text('{')
     code, _, err = run('summary runs')
     assert code == 1 and len(err) == 1 and 'config.json is damaged' in err[0]
+
+
+@pytest.mark.parametrize('resources, own, threads', [
+    (Resources('local'), None, '1'), (Resources('local', cpus=3), None, '3'), (Resources('slurm', cpus=8, gpus=4), None, '2'),
+    (Resources('slurm', cpus=2, gpus=8), None, '1'), (Resources('local', cpus=3), '5', '5')])
+def test_a_job_has_its_share_of_the_cores_as_threads(resources, own, threads, tmp_path, monkeypatch):
+    "What its process finds in the environment, which OpenMP reads; without it every job takes all cores, and jobs beside each other crawl"
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if own: monkeypatch.setenv('OMP_NUM_THREADS', own)
+    job = Job(str(tmp_path), ['import os; print("threads", os.environ["OMP_NUM_THREADS"])'], resources)
+    here = SimpleNamespace(node=0, job_id='7', hostname='here')
+    assert _trained(job, [sys.executable, '-c'], here) == 0
+    assert last_words(tmp_path) == f'threads {threads}'
