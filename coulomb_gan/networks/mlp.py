@@ -13,6 +13,7 @@ from functools import partial
 from typing import ClassVar
 
 import torch
+from fastcore.basics import patch
 from torch import Tensor, nn
 from .base import NETWORKS, Networks
 from .layers import BatchNorm1d, LeCunTanh
@@ -96,19 +97,27 @@ class MLP(Networks):
     def check(self, shape):  # of one sample
         if len(shape) in (1, 3): return
         raise ValueError(f"the networks 'mlp' are for points or images, got shape {shape}")
-    def generator(self, shape):  # of one sample
-        n_out = math.prod(shape)
-        body = mlp(self.latent, n_out, self.width_g, self.depth_g, self.batch_norm_g)
-        if not self.batch_norm_g: body.apply(_kaiming)
-        if len(shape) == 1: return nn.Sequential(body)
-        return nn.Sequential(body, nn.Unflatten(1, shape), LeCunTanh())
-    def discriminator(self, shape):  # of one sample
-        first: list[nn.Module] = [nn.Flatten()]
-        n_in = math.prod(shape)
-        if self.fourier_d > 0:
-            first.append(FourierFeatures(n_in, self.width_d, self.fourier_d))
-            n_in = self.width_d
-        activation = ACTIVATIONS[self.activation_d]
-        body = mlp(n_in, 1, self.width_d, self.depth_d, batch_norm=False, activation=activation)
-        if self.hinge_spread > 0: _spread_hinges(body[0], self.hinge_spread)
-        return nn.Sequential(*first, body)
+
+# %% ../../nbs/3_networks/03_mlp.ipynb #109a1f02
+@patch
+def generator(self: MLP, shape):  # of one sample
+    "Linear layers from z, which end in a point or in an image."
+    n_out = math.prod(shape)
+    body = mlp(self.latent, n_out, self.width_g, self.depth_g, self.batch_norm_g)
+    if not self.batch_norm_g: body.apply(_kaiming)
+    if len(shape) == 1: return nn.Sequential(body)
+    return nn.Sequential(body, nn.Unflatten(1, shape), LeCunTanh())
+
+# %% ../../nbs/3_networks/03_mlp.ipynb #7b0fb6d5
+@patch
+def discriminator(self: MLP, shape):  # of one sample
+    "Linear layers to one number, behind Fourier features where they are wanted."
+    first: list[nn.Module] = [nn.Flatten()]
+    n_in = math.prod(shape)
+    if self.fourier_d > 0:
+        first.append(FourierFeatures(n_in, self.width_d, self.fourier_d))
+        n_in = self.width_d
+    activation = ACTIVATIONS[self.activation_d]
+    body = mlp(n_in, 1, self.width_d, self.depth_d, batch_norm=False, activation=activation)
+    if self.hinge_spread > 0: _spread_hinges(body[0], self.hinge_spread)
+    return nn.Sequential(*first, body)

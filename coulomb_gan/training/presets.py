@@ -50,8 +50,8 @@ EXPERIMENTS = {
         steps=1_000_000, depth_g=5, batch_norm_g=False, hinge_spread=15., lr_g=6e-6, lr_d=1e-4, lr_end=.01,
         weight_decay=0., log_every=1000, eval_every=25_000),
     'mixture-fourier': _mixture.changed(
-        steps=50_000, depth_g=7, batch_norm_g=False, fourier_d=.4, eps_end=.05, lr_g=2e-4, lr_d=1e-3, lr_end=.01,
-        decay='cosine', weight_decay=0.),
+        steps=50_000, depth_g=7, batch_norm_g=False, fourier_d=.4, eps_end=.05, lr_g=2e-4, lr_d=1e-3,
+        lr_end=.01, decay='cosine', weight_decay=0.),
     'mixture-exact-force': _mixture.changed(
         objective='exact-force', batch=512, charges=1024, self_term=0., eps_end=.3, steps=28_000, depth_g=7,
         batch_norm_g=False, lr_g=3e-3, lr_end=.003, decay='cosine', weight_decay=0.),
