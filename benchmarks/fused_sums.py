@@ -259,7 +259,7 @@ def pull_sums(a, b, kernel, tile=TILE):
     if m <= FEW:
         few_pulls_kernel[grid](a, b, out, *numbers, **sizes, F=FEW)
         return factor * out.sum(0)
-    centre, *others = for_products(a, b, allowed_in_pulls(kernel, m, len(b)))
+    centre, *others = for_products(a, b, allowed_in_pulls(kernel, m, len(b), tile.charges))
     total = a.new_empty(parts, n_a, dtype=torch.float64)
     pulls_kernel[grid](a, b, centre, *others, total, out, *numbers, **sizes, S=STRETCH)
     by_points = (a.double() - centre) * total.sum(0)[:, None]

@@ -90,8 +90,8 @@ def _row_sums(p, q, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
-    "Points of a block: as asked, but no more than fit into 56 MB, or 1,024."
-    fitting = max(1024, 14 * 2**20 // m)
+    "Points of a block: as asked, but no more than fit into 25 MB, memory that is kept, or 1,024."
+    fitting = max(1024, 6 * 2**20 // m)
     return min(block, fitting)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #b870d0bf
@@ -102,7 +102,7 @@ def _streamed(of_block, a, b, block):
     sums = []
     for p in a.split(side):
         total = 0.
-        for q in b.split(side): total = total + of_block(p, q)
+        for q in b.split(side): total = total + of_block(p, q).double()
         sums.append(total)
     return torch.cat(sums)
 
@@ -141,9 +141,11 @@ def allowed_in_pulls(
     kernel: Kernel,  # with bounded pulls
     m: int,  # coordinates
     n: int,  # charges of which the mean is taken
+    block: int,  # charges of which pulls are added in float32
 ) -> Callable:  # squared distances -> the largest `s` at which each is right
     "Where float32 products are good enough for sums of pulls."
-    terms = (2 * min(_WIDE, n) + 12) / n**.5 + 1
+    tile = min(_WIDE, n)
+    terms = (2 * tile + 2 * block / tile**.5 + 12) / n**.5 + 1
     def allowed(r2):
         r = r2.sqrt()
         w = 2 * kernel.slope(r2).abs()
@@ -164,25 +166,25 @@ def _pulled(w_ij, p, q):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #ef842f80
 def _pulls_of_strip(products, i, kernel):
-    "Half the pulls on some points, float64."
+    "Half the pulls on some points, float32."
     p = products.p[i]
     m = p.shape[1]
-    by_products = p.new_zeros(len(p), m + 1, dtype=torch.float64)
-    otherwise = p.new_zeros(len(p), m, dtype=torch.float64)
+    pulls = torch.zeros_like(p)
+    total = p.new_zeros(len(p), 1)
     for j in _slices(len(products.q), _WIDE):
         r2_ij, rows, columns = products.tile(i, j)
         w_ij = kernel.slope(r2_ij)
         if rows is None:
-            otherwise += _pulled(w_ij, p, products.q[j])
+            pulls += _pulled(w_ij, p, products.q[j])
             continue
         if len(rows):
             difference = products.differences(i, j, rows, columns)
             pull = w_ij[rows, columns, None] * difference
-            otherwise.index_add_(0, rows, pull.double())
+            pulls.index_add_(0, rows, pull)
             w_ij[rows, columns] = 0
-        by_products += w_ij @ products.right[j, :m + 1]  # (p,q) @ (q,m+1) -> (p,m+1)
-    centred = products.left[i, :m].double() / -2
-    return centred * by_products[:, m:] - by_products[:, :m] + otherwise
+        total += w_ij.sum(1, keepdim=True)
+        pulls.addmm_(w_ij, products.right[j, :m], alpha=-1)  # (p,q) @ (q,m) -> (p,m)
+    return pulls.addcmul_(products.left[i, :m], total, value=-.5)  # on the left is -2 (p - c)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #441e456d
 def _by_columns(p, q, kernel):
@@ -213,14 +215,14 @@ def _pulls_in_tiles(p, q, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #53228b1e
 def _pulls_of_block(p, q, kernel, n):
-    "Pulls of the charges of one block, float64 `(n_p, m)`; n charges in all."
-    if _has_few_columns(p, q): return 2 * _pulls_in_tiles(p, q, kernel)
+    "Half the pulls of the charges of one block, `(n_p, m)`; n charges in all."
+    if _has_few_columns(p, q): return _pulls_in_tiles(p, q, kernel)
     if not _in_float32(p, q, kernel):
         w_ij = _exact(kernel.slope, p, q)
-        return 2 * _pulled(w_ij, p, q)
-    products = Products(p, q, allowed_in_pulls(kernel, p.shape[1], n))
+        return _pulled(w_ij, p, q)
+    products = Products(p, q, allowed_in_pulls(kernel, p.shape[1], n, len(q)))
     strips = [_pulls_of_strip(products, i, kernel) for i in _slices(len(p), _tall())]
-    return 2 * torch.cat(strips)
+    return torch.cat(strips)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #f782d725
 def pull_sums(
@@ -231,4 +233,4 @@ def pull_sums(
 ) -> Tensor:  # float64 `(n_a, m)`
     "`P_i = sum_j 2 f'(r_ij^2) (a_i - b_j)`, streamed like `kernel_sums`."
     of_block = partial(_pulls_of_block, kernel=kernel, n=len(b))
-    return _streamed(of_block, a, b, block)
+    return 2 * _streamed(of_block, a, b, block)

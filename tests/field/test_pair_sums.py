@@ -137,7 +137,7 @@ def test_tiles_within_one_set_and_between_copies_are_alike():
     c = torch.rand(300, 64, generator=torch.Generator().manual_seed(0))
     c[1] = c[0] + 1e-5
     everything = slice(None)
-    for allowed in (allowed_in_sums(Plummer(), 64), allowed_in_pulls(Plummer(), 64, 300)):
+    for allowed in (allowed_in_sums(Plummer(), 64), allowed_in_pulls(Plummer(), 64, 300, 300)):
         within = Products(c, c, allowed).tile(everything, everything)
         between = Products(c, c.clone(), allowed).tile(everything, everything)
         for got, wanted in zip(within, between): assert_close(got, wanted, rtol=0, atol=0)
