@@ -27,6 +27,15 @@ def test_links_of_a_notebook(path):
     texts = [c.source for c in nb.cells if c.kind == 'markdown'] + outputs
     found = [t for text in texts for t in dead(text, folder)]
     assert not found, found
+    if folder == path.parent != ROOT / 'nbs': assert not any(outside(text) for text in texts)
+
+
+def outside(text):
+    "Links of a page in a chapter to files above the notebooks, which the book has no page for"
+    return [t for t in LINK.findall(prose(text)) if t.startswith('../../')]
+
+
+def test_links_out_of_the_book_are_found(): assert outside('[a](../../README.md) [b](../1_field/x.ipynb)') == ['../../README.md']
 
 
 def test_links_of_the_readme(): assert not dead((ROOT / 'README.md').read_text(encoding='utf-8'), ROOT)

@@ -24,7 +24,8 @@ from .render import execute, notebook
 from .sections import feature_metrics
 from .status import run_status
 from ..tables import table
-from ..training.config import KINDS, Experiment, option_value, options
+from ..training.config import option_value, options
+from ..training.loading import stored_experiment
 from ..training.older_runs import result_of_0_1
 from ..training.run_folder import read_config, read_metrics
 
@@ -33,11 +34,7 @@ def flat_settings(
     out: Path,  # a run folder
 ) -> dict:  # option -> value; of the data their name
     "Every setting of a run. Raises RunError for one of another version."
-    config = read_config(out)
-    settings = {part: config[part] for part in KINDS}
-    try: e = Experiment().revised(settings)
-    except ValueError as error:
-        raise RunError(f'{out}/config.json is not of this version: {error}') from error
+    e = stored_experiment(out, read_config(out))
     found = {option: option_value(e, option) for option in options(e)}
     found['data'] = Path(e.data).name
     return found

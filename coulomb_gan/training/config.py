@@ -6,11 +6,11 @@
 __all__ = ['KINDS', 'REGISTRIES', 'RENAMED', 'Optimisation', 'Record', 'Experiment', 'options', 'option_value', 'owners']
 
 # %% ../../nbs/6_training/01_config.ipynb #be5f7dbc
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from ..devices import check_form
 from ..networks.base import NETWORKS, Networks
 from ..networks.mlp import MLP
 from ..objectives.base import OBJECTIVES, Objective
@@ -62,8 +62,7 @@ class Record(Options):
     choices: ClassVar[dict] = {'precision': ('float32', 'bfloat16')}
     def __post_init__(self):
         super().__post_init__()
-        if not re.fullmatch(r'cpu|cuda(:\d+)?', self.device):
-            raise ValueError(f"device must be such as 'cpu', 'cuda' or 'cuda:1', got {self.device!r}")
+        check_form(self.device)
 
 # %% ../../nbs/6_training/01_config.ipynb #e2abb301
 KINDS = {'data': str, 'networks': Networks, 'objective': Objective, 'optim': Optimisation, 'record': Record}

@@ -16,11 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from ..data.catalogue import load
 from ..data.datasets import Data, Samples
-from ..files import RunError
+from ..devices import check_device, check_form
 from ..networks.encoder import ENCODERS, Classifier, MapEncoder, MaskedAutoencoder
 from ..networks.encoder import check_side, draw_mask, masked_error
 from ..options import Options
-from .config import Record
 from .schedule import Progress
 
 # %% ../../nbs/6_training/15_encoder_state.ipynb #acd8db4a
@@ -48,7 +47,7 @@ class EncoderSettings(Options):
     choices: ClassVar[dict] = {'task': ('masked', 'labels'), 'kind': tuple(ENCODERS)}
     def __post_init__(self):
         super().__post_init__()
-        Record(device=self.device)  # raises ValueError for a device of another form
+        check_form(self.device)
 
 # %% ../../nbs/6_training/15_encoder_state.ipynb #e98448a7
 def n_classes(
@@ -70,6 +69,7 @@ def encoder_data(
     settings: EncoderSettings,  # about to be trained
 ) -> Data:  # what it is trained on
     "Loads the data. Raises ValueError, RunError for data, or a device, that it cannot be trained with."
+    check_device(settings.device)
     data = load(settings.data)
     if data.kind != 'images': raise ValueError(f'an encoder is for images, got {data.kind}; use other --data')
     check_side(data.shape)
@@ -79,9 +79,6 @@ def encoder_data(
     if settings.task == 'labels' and n_classes(data) < 2:
         raise ValueError(f'{settings.data} has no labels of two or more classes; use --task masked')
     _check_pixels(settings, side=data.shape[-1])
-    on_gpu = torch.device(settings.device).type == 'cuda'
-    if on_gpu and not torch.cuda.is_available():
-        raise RunError('this machine has no CUDA device; use --device cpu')
     return data
 
 # %% ../../nbs/6_training/15_encoder_state.ipynb #a42d4eb3

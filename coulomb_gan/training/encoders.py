@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from ..data.datasets import digits
+from ..devices import check_device
 from ..metrics.digits_classifier import DigitsClassifier, train_classifier
 from ..metrics.feature_extractors import load_extractor
 from .train_encoder import load_encoder
@@ -117,8 +118,9 @@ def find_encoder(
     spec: str,  # 'FILE.py:FUNCTION', 'torchvision:NAME', 'digits', or the folder of an encoder; empty: none
     device: str,  # where it shall compute
 ) -> Encoder | None:
-    "The encoder that an objective names. Raises ValueError, RunError if it is not there."
+    "The encoder that an objective names. Raises ValueError, RunError if it, or the device, is not there."
     if not spec: return None
+    check_device(device)
     if '.py:' in spec: return user_encoder(spec, device)
     if spec == 'digits': return digits_encoder(device)
     kind, _, model = spec.partition(':')

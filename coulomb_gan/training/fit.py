@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from ..data.catalogue import load
 from ..data.datasets import Data, from_memory, identity
-from ..files import RunError, write_json, writing
+from ..devices import check_device
+from ..files import write_json, writing
 from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
@@ -137,13 +137,6 @@ def _set_aside(out, step):
     with writing(result):
         if result.exists(): result.replace(out / f'result-{step}.json')
 
-# %% ../../nbs/6_training/11_fit.ipynb #5d72cdc7
-def _check_device(e):
-    "Raises RunError for a GPU that is not there."
-    on_gpu = torch.device(e.record.device).type == 'cuda'
-    if on_gpu and not torch.cuda.is_available():
-        raise RunError('this machine has no CUDA device; use --device cpu')
-
 # %% ../../nbs/6_training/11_fit.ipynb #405a2664
 def _check_data(e, data):
     "Raises ValueError for data that an experiment cannot learn from."
@@ -160,8 +153,8 @@ def check_experiment(
     world: World = World(),  # the processes that share its steps
 ) -> tuple[Data, TrainState]:  # its data, and its networks freshly initialised
     "Loads and builds all that training needs. Raises ValueError, RunError for what cannot be trained."
+    check_device(e.record.device)
     samples = load(e.data) if data is None else from_memory(data)
-    _check_device(e)
     _check_data(e, samples)
     world.check_batch(e.optim.batch)
     t = TrainState(e, samples.shape, world)

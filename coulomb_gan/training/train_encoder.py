@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 from ..data.datasets import Samples, content_digest, identity, to_float
+from ..devices import check_device
 from ..files import RunError, changed, read_json, write_json
 from ..locks import locked
 from ..metrics.feature_extractors import FeatureExtractor
@@ -178,7 +179,8 @@ def load_encoder(
     folder: Path | str,  # left by `train_encoder`
     device: str = 'cpu',  # where to put it
 ) -> TrainedEncoder:
-    "A finished encoder. Raises RunError if there is none."
+    "A finished encoder. Raises RunError if there is none, or no device."
+    check_device(device)
     config = _read(folder)
     saved = _finished(folder)
     settings = _settings(folder, config['encoder'] | {'device': device})
