@@ -4,8 +4,9 @@
 
 First table: potentials' and forces' sums over uniform points of the unit cube and over normal ones, seconds and the
 largest error of a mean over charges in units of k(0), or of the largest pull of one charge. `cdist` is four lines in
-float32, at the chunk that is fastest in two turns beforehand. At 3,072 coordinates the bare float32 product of the two sets stands beside
-them. KeOps is measured if it is installed (`pip install pykeops`). All take turns, the fastest of five counts.
+float32, at the chunk that is fastest in two turns beforehand. At 3,072 coordinates the bare float32 product of the two
+sets stands beside them. KeOps is measured if it is installed (`pip install pykeops`). All take turns, the fastest of
+five counts.
 Second table: a million charges against 10,000 points in 64 dimensions, extra memory and time, each in a process of its
 own.
 With --device one table only, of that device: the package, the Triton kernels of fused_sums.py at the best of several

@@ -164,6 +164,17 @@ def _pulled(w_ij, p, q):
     total = w_ij.sum(1, keepdim=True, dtype=torch.float64)
     return (p - centre) * total - by_charges
 
+# %% ../../nbs/1_field/04_pair_sums.ipynb #bff298ac
+def _add_near(pulls, w_ij, products, i, j, rows, columns):
+    "Adds the pulls of some pairs of a tile, first among themselves, and sets their weights to zero."
+    difference = products.differences(i, j, rows, columns)
+    pull = w_ij[rows, columns, None] * difference
+    touched, place = rows.unique_consecutive(return_inverse=True)
+    near = pulls.new_zeros(len(touched), pulls.shape[1])
+    near.index_add_(0, place, pull)
+    pulls[touched] += near
+    w_ij[rows, columns] = 0
+
 # %% ../../nbs/1_field/04_pair_sums.ipynb #ef842f80
 def _pulls_of_strip(products, i, kernel):
     "Half the pulls on some points, float32."
@@ -177,11 +188,7 @@ def _pulls_of_strip(products, i, kernel):
         if rows is None:
             pulls += _pulled(w_ij, p, products.q[j])
             continue
-        if len(rows):
-            difference = products.differences(i, j, rows, columns)
-            pull = w_ij[rows, columns, None] * difference
-            pulls.index_add_(0, rows, pull)
-            w_ij[rows, columns] = 0
+        if len(rows): _add_near(pulls, w_ij, products, i, j, rows, columns)
         total += w_ij.sum(1, keepdim=True)
         pulls.addmm_(w_ij, products.right[j, :m], alpha=-1)  # (p,q) @ (q,m) -> (p,m)
     return pulls.addcmul_(products.left[i, :m], total, value=-.5)  # on the left is -2 (p - c)
