@@ -72,7 +72,8 @@ def wait(condition, what, place, seconds=300):
     for _ in range(5 * seconds):
         if found := condition(): return found
         time.sleep(.2)
-    logs = '\n'.join(f'--- {p.name}\n{p.read_text()[-2000:]}' for p in Path(place).rglob('*.log'))
+    files = [p for pattern in ('*.log', 'log.txt') for p in Path(place).rglob(pattern)]
+    logs = '\n'.join(f'--- {p.name}\n{p.read_text()[-2000:]}' for p in files)
     raise RuntimeError(f'{what} within {seconds} seconds\n{logs}')
 
 

@@ -80,8 +80,8 @@ def test_a_cancelled_run_has_saved_its_state_and_goes_on(run):
 
 
 def test_out_of_time_and_queued_again(run):
-    "A minute a try, with the warning half-way; the second try begins where the first one stopped"
-    assert run(f'{LONG} --launch slurm --hours 0.0167 --warning 30')[0] == 0
+    "Two minutes a try; the warning may come a minute early, and the second try begins where the first one stopped"
+    assert run(f'{LONG} --launch slurm --hours 0.0333 --warning 30')[0] == 0
     begun('runs/tiny')
     step = wait(lambda: stopped_steps('runs/tiny'), 'no warning came', 'runs')[0]
     begun('runs/tiny', after=step)
