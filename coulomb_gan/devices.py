@@ -15,7 +15,7 @@ def check_form(
     device: str,  # as a user gave it
 ):
     "Raises ValueError for what is neither the processor nor a GPU."
-    if isinstance(device, str) and re.fullmatch(r'cpu|cuda(:\d+)?', device): return
+    if isinstance(device, str) and re.fullmatch(r'cpu|cuda(:(0|[1-9][0-9]*))?', device): return
     raise ValueError(f"device must be such as 'cpu', 'cuda' or 'cuda:1', got {device!r}")
 
 # %% ../nbs/tools/devices.ipynb #f6938557
@@ -28,6 +28,6 @@ def check_device(
     if device == 'cpu': return
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not there: raise RunError('this machine has no CUDA device; use --device cpu')
-    number = torch.device(device).index or 0
-    if number < there: return
-    raise RunError(f'this machine has no {device}; use one of --device cuda:0 to cuda:{there - 1}')
+    _, _, number = device.partition(':')
+    if int(number or 0) < there: return
+    raise RunError(f'this machine has no {device}; its CUDA devices count from cuda:0 to cuda:{there - 1}')

@@ -90,7 +90,7 @@ def _row_sums(p, q, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
-    "Points of a block: as asked, but no more than fit into 25 MB, memory that is kept, or 1,024."
+    "Points of a block: as asked, but where 1,024 need more than 25 MB those, else what fits into them."
     fitting = max(1024, 6 * 2**20 // m)
     return min(block, fitting)
 
@@ -190,7 +190,7 @@ def _pulls_of_strip(products, i, kernel):
             continue
         if len(rows): _add_near(pulls, w_ij, products, i, j, rows, columns)
         total += w_ij.sum(1, keepdim=True)
-        pulls.addmm_(w_ij, products.right[j, :m], alpha=-1)  # (p,q) @ (q,m) -> (p,m)
+        pulls -= w_ij @ products.right[j, :m]  # (p,q) @ (q,m) -> (p,m); `addmm_` may add charge by charge
     return pulls.addcmul_(products.left[i, :m], total, value=-.5)  # on the left is -2 (p - c)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #441e456d

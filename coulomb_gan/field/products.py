@@ -54,7 +54,7 @@ def _parts(left, right):
 
 # %% ../../nbs/1_field/03_products.ipynb #e2e45372
 def _squared_norms(points):
-    "`|p|^2` of each row; in float32, 12,288 squares are added to three roundings, equal ones to eight."
+    "`|p|^2` of each row; in float32, 12,288 squares are off by three roundings at most, equal ones by eight."
     return torch.linalg.vecdot(points, points)
 
 # %% ../../nbs/1_field/03_products.ipynb #22ac3a26

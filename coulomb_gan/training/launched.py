@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from fastcore.basics import patch
 from ..data.datasets import Data, content_digest, identity
+from ..devices import check_device
 from ..files import RunError
 from .distributed import Lost, World, _reaching
 from .state import TrainState
@@ -62,6 +63,7 @@ def own_device(
     local = int(os.environ['LOCAL_RANK'])
     if torch.device(device).index is not None:
         raise RunError(f'got --device {device}, and each process takes its own; use --device cuda')
+    check_device('cuda')
     there = torch.cuda.device_count()
     if local < there: return f'cuda:{local}'
     raise RunError(f'process {local + 1} of this machine has no GPU, there are {there}; start fewer')

@@ -178,7 +178,7 @@ def load_run(
     data: Any = '',  # folder of its data, or samples in memory, where they are not where they were
     results: str = '',  # folder for `result.json`; empty for the run folder
 ) -> Run:
-    "The run in a folder, as its newest checkpoint left it. Raises RunError if there is none, or no device."
+    "The run in a folder, as its newest checkpoint left it. Raises RunError if it or the device is not there."
     check_device(device)
     travels = trained_folder(str(out))
     out = Path(out)

@@ -179,7 +179,7 @@ def load_encoder(
     folder: Path | str,  # left by `train_encoder`
     device: str = 'cpu',  # where to put it
 ) -> TrainedEncoder:
-    "A finished encoder. Raises RunError if there is none, or no device."
+    "A finished encoder. Raises RunError if it, or the device, is not there."
     check_device(device)
     config = _read(folder)
     saved = _finished(folder)

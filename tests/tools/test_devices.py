@@ -13,7 +13,7 @@ from coulomb_gan.training.train_encoder import load_encoder
 def test_forms(device): check_form(device)
 
 
-OTHERS = ['gpu', '', 'cuda:', 'cuda:x', 'cuda:-1', 'meta', 'mps', 'cpu:0', 'CUDA', ' cpu', 'cpu\n', None, 0, torch.device('cpu')]
+OTHERS = ['gpu', '', 'cuda:', 'cuda:x', 'cuda:-1', 'cuda:01', 'cuda:\u0661', 'meta', 'mps', 'cpu:0', 'CUDA', ' cpu', 'cpu\n', None, 0, torch.device('cpu')]
 
 
 @pytest.mark.parametrize('check', [check_form, check_device])
@@ -39,7 +39,8 @@ def test_devices_that_are_there(gpus):
 
 def test_one_too_many(gpus):
     gpus(2)
-    with pytest.raises(RunError, match='this machine has no cuda:2; use one of --device cuda:0 to cuda:1'): check_device('cuda:2')
+    with pytest.raises(RunError, match='this machine has no cuda:2; its CUDA devices count from cuda:0 to cuda:1'): check_device('cuda:2')
+    for number in (10, 128, 256): pytest.raises(RunError, check_device, f'cuda:{number}')
 
 
 ASKED = {
