@@ -4,7 +4,7 @@
 
 First table: potentials' and forces' sums over uniform points of the unit cube and over normal ones, seconds and the
 largest error of a mean over charges in units of k(0), or of the largest pull of one charge. `cdist` is four lines in
-float32, at the chunk that is fastest in two turns beforehand. At 3,072 coordinates the bare float32 product of the two
+float32, at the chunk that is fastest in five turns beforehand. At 3,072 coordinates the bare float32 product of the two
 sets stands beside them. KeOps is measured if it is installed (`pip install pykeops`). All take turns, the fastest of
 five counts.
 Second table: a million charges against 10,000 points in 64 dimensions, extra memory and time, each in a process of its
@@ -130,7 +130,7 @@ def compare(kind, law, m, n_a, n_b):
     a = draw(n_a, m, generator=gen)
     b = draw(n_b, m, generator=gen)
     chunks = in_chunks(kind, a, b)
-    chunk = fastest(seconds(chunks, turns=2), 'cdist')
+    chunk = fastest(seconds(chunks), 'cdist')
     calls = ways(kind, a, b)
     calls[chunk] = chunks[chunk]
     times = seconds(calls)

@@ -90,7 +90,7 @@ def _row_sums(p, q, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
-    "Points of a block: as asked, but where 1,024 need more than 25 MB those, else what fits into them."
+    "Points of a block: as asked, at most 1,024 or what fits into 25 MB, whichever is more."
     fitting = max(1024, 6 * 2**20 // m)
     return min(block, fitting)
 
