@@ -47,11 +47,12 @@ from coulomb_gan.training.feature_methods import feature_methods
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment
-from coulomb_gan.training.run_folder import environment, newest_checkpoint, read_config, save_checkpoint
+from coulomb_gan.environment import environment
+from coulomb_gan.training.run_folder import newest_checkpoint, read_config, save_checkpoint
 from coulomb_gan.training.state import inference_checkpoint
 
 HERE = Path(__file__).resolve().parent
-MINUTES = {'fields': 3., 'tests': 1.5, 'step': .5, 'sums': .5, 'candidates': .5, 'train': 1.5, 'measure': 1., 'pack': .5}
+MINUTES = {'fields': 3., 'tests': 1.5, 'step': .5, 'sums': .5, 'candidates': .5, 'train': 1.5}
 GPU_TESTS = ('training/test_gpu.py', 'training/test_fused.py', 'training/test_candidates.py',
              'field/test_fused_sums.py')
 KEPT = 10_000  # held-out faces whose features are kept
@@ -252,7 +253,8 @@ def check_parts(names):
 def bounds(values):
     "Minutes of each part, from PART=MINUTES."
     given = dict(value.split('=') for value in values)
-    check_parts(given)
+    unknown = given.keys() - MINUTES.keys()
+    if unknown: raise click.BadParameter(f'no bound for {", ".join(unknown)}; there are {", ".join(MINUTES)}')
     return MINUTES | {name: float(minutes) for name, minutes in given.items()}
 
 
@@ -262,17 +264,19 @@ def bounds(values):
 @click.option('--faces', type=click.Path(exists=True, path_type=Path), help='tar of faces, 64x64')
 @click.option('--features', metavar='FILE.py:NAME', help='network to measure with')
 @click.option('--samples', default=10_000, show_default=True, help='images it measures')
-@click.option('--parts', default=','.join(PARTS), show_default=True)
+@click.option('--parts', help=f'some of {",".join(PARTS)} [all; fields with an --encoder]')
 @click.option('--minutes', multiple=True, metavar='PART=MINUTES', help=f'bounds of a part; else {MINUTES}')
 @click.option('--part-mib', default=16., show_default=True, help='size of the parts of the packed run')
 def main(out, faces, features, samples, parts, minutes, part_mib, **options):
     "All parts that were asked for, one after the other."
-    names = parts.split(',')
+    names = parts.split(',') if parts else [*PARTS]
     check_parts(names)
     needy = {'fields', 'train'} & {*names}
     if needy and not faces: raise click.UsageError(f'{", ".join(needy)} needs --faces, a tar of pictures')
     given = {name: value for name, value in options.items() if value is not None}
-    if 'encoder' not in given: names = [name for name in names if name != 'fields']  # which see through one
+    if 'encoder' not in given:  # through which the fields see
+        if parts and 'fields' in names: raise click.UsageError('fields needs --encoder')
+        names = [name for name in names if name != 'fields']
     device = given.pop('device', 'cuda')
     if device != 'cpu' and not torch.cuda.is_available():
         raise click.UsageError('this machine has no CUDA device; use --device cpu')

@@ -21,6 +21,7 @@ from coulomb_gan.data.datasets import to_float
 from coulomb_gan.files import read_json, write_json
 from coulomb_gan.metrics.ms_ssim import mean_ms_ssim
 from coulomb_gan.training.loading import load_run
+from coulomb_gan.training.run_folder import newest_checkpoint
 from coulomb_gan.training.presets import experiment, method
 from coulomb_gan.training.table4 import narrowed
 from many_paths import critic_distance
@@ -79,8 +80,9 @@ def run(e, out, real):
 
 
 def draw(rows, out, path):
-    "Ten samples of each row's first seed, row under row."
-    samples = [load_run(out / f'{row}-0').sample(10, seed=1) for row in rows]
+    "Ten samples of each row's first seed, row under row; without rows that diverged, or whose runs are elsewhere."
+    folders = [out / f'{row}-0' for row in rows]
+    samples = [load_run(folder).sample(10, seed=1) for folder in folders if newest_checkpoint(folder)]
     save_image((torch.cat(samples) + 1) / 2, path, nrow=10)
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import torch
 
 from coulomb_gan.data.catalogue import load
-from coulomb_gan.files import RunError, read_json, write_json
+from coulomb_gan.files import read_json, write_json
 from coulomb_gan.metrics.registry import DigitsDistance
 from coulomb_gan.reporting.compare import affordable
 from coulomb_gan.reporting.reproduce import evaluate_run
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.presets import experiment, method
-from coulomb_gan.training.safeguards import Interrupted
+from coulomb_gan.training.safeguards import NotFinite
 from coulomb_gan.training.table4 import narrowed, table4
 from coulomb_gan.training.train_encoder import encoder_extractor
 
@@ -45,8 +45,7 @@ def games(name, narrower, **options):
 def trained(e, out):
     "Trains a run unless it was; whether it ended well, and did not diverge."
     try: fit(e, out, progress=False)
-    except Interrupted: raise
-    except RunError as error:
+    except NotFinite as error:
         print(f'{out}: {error}', flush=True)
         return False
     return True

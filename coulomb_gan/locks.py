@@ -37,7 +37,9 @@ def read_holder(
     folder: Path,  # that may be in use
 ) -> Holder | None:  # None if nobody says so
     "Who writes a folder, or wrote it when it was killed."
-    try: return Holder(**json.loads((Path(folder) / 'lock.json').read_bytes()))
+    try:
+        holder = Holder(**json.loads((Path(folder) / 'lock.json').read_bytes()))
+        return replace(holder, pid=int(holder.pid), since=float(holder.since), beat=float(holder.beat))
     except (OSError, ValueError, TypeError): return None  # not there, or written by another version
 
 # %% ../nbs/tools/locks.ipynb #8fea76f0

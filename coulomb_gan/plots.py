@@ -24,12 +24,16 @@ GENERATED = '#D55E00'  # vermilion of Okabe & Ito
 # %% ../nbs/tools/plots.ipynb #f2233083
 _RESERVED = {'real': REAL, 'generated': GENERATED, 'given': GENERATED}  # given: by another program
 
+# %% ../nbs/tools/plots.ipynb #ba21978c
+#| export
+
 # %% ../nbs/tools/plots.ipynb #39816161
 def use_style(
 ) -> None:  # matplotlib's defaults are changed in place
     "Gives every figure the project's look; called when the module is imported."
+    dashes = plt.cycler(ls=['-', '--', '-.', (0, (1, 1))])
     neutral = plt.cycler(color=['#444444', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'])  # the palette's rest
-    plt.rc('axes', titlesize=8, linewidth=.6, prop_cycle=plt.cycler(ls=['-', '--']) * neutral)
+    plt.rc('axes', titlesize=8, linewidth=.6, prop_cycle=dashes * neutral)
     plt.rc('axes.spines', top=False, right=False)
     plt.rc('figure', figsize=(5, 2.8))
     plt.rc('figure.constrained_layout', use=True)
@@ -126,9 +130,9 @@ def curves(
     "Values over steps. Raises ValueError when there is no series."
     if not series: raise ValueError('series: got none, expected at least one name with (steps, values)')
     if ax is None: ax = plt.subplots()[1]
-    for name, (steps, values) in series.items():
-        alone = 'o' if len(values) == 1 else None  # a line through one point is not seen
-        ax.plot(_array(steps), _array(values), label=name, color=_RESERVED.get(name), marker=alone)
+    for i, (name, (steps, values)) in enumerate(series.items()):
+        marker = 'os^D'[i // 5 % 4] if len(values) == 1 else None  # a line through one point is not seen
+        ax.plot(_array(steps), _array(values), label=name, color=_RESERVED.get(name), marker=marker)
     for step in marks: ax.axvline(step, color='0.6', ls='--', lw=.8, zorder=0)
     if bias is not None: ax.axhline(bias, color='0.4', ls=':', lw=1, label=f'finite-sample bias {bias:.3g}')
     if log: _log_scale(ax)

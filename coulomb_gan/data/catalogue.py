@@ -17,15 +17,10 @@ import numpy as np
 import torch
 from . import text
 from .datasets import Data, content_digest, digits
+from .manifests import read_manifest
 from .synthetic import mixture
-from ..files import RunError, open_array, read_json
+from ..files import RunError, open_array
 from ..options import choose
-
-# %% ../../nbs/4_data/11_catalogue.ipynb #7bdf9705
-def _manifest(folder):
-    "What a preparation wrote down of itself."
-    path = Path(folder, 'manifest.json')
-    return read_json(path, 'prepare the data again')
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #183bf2b2
 def _name(folder, manifest, kind):
@@ -52,7 +47,9 @@ def _labels(folder, n):
     path = folder / 'labels.npy'
     if not path.exists(): return None
     labels = open_array(path, n)
-    return torch.from_numpy(labels).long()
+    whole = labels.ndim == 1 and labels.dtype.kind in 'iu' and (labels >= 0).all()
+    if whole: return torch.from_numpy(labels.astype(np.int64))
+    raise RunError(f'{path} holds {labels.dtype} {labels.shape}, expected classes: whole numbers (n,) from 0')
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #b6026f95
 def _digest(manifest, *parts):
@@ -78,7 +75,7 @@ def prepared(
     there = [(folder / name).exists() for name in ('manifest.json', 'images.npy')]
     if not all(there):
         raise ValueError(f'{folder} holds no prepared images; make them with `coulomb-gan prepare`')
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     images = _images(folder, manifest)
     labels = _labels(folder, len(images))
     n = len(images) - _held_out(folder, manifest, len(images))
@@ -94,7 +91,7 @@ def prepared_text(
 ) -> Data:
     "The memory-mapped lines of a prepared folder, its last rows held out. Raises ValueError, RunError."
     lines = text.corpus(folder)
-    manifest = _manifest(folder)
+    manifest = read_manifest(folder)
     digest = _digest(manifest, lines.train, lines.test)
     name = _name(folder, manifest, 'text')
     return Data(lines.train, lines.test, corpus=lines, digest=digest, name=name)

@@ -78,7 +78,7 @@ def _from_array(path, shape):
     try:
         with open(path, 'rb') as file:
             found = np.load(file)
-            if path.suffix == '.npz': found = found['samples' if 'samples' in found else found.files[0]]
+            if hasattr(found, 'files'): found = found['samples' if 'samples' in found else found.files[0]]
     except Exception as e: raise ValueError('holds no array of images') from e
     if found.ndim == 3: found = found[..., None]
     fits = found.dtype == np.uint8 and found.ndim == 4 and found.shape[3] in (1, 3)
@@ -102,7 +102,7 @@ def given_images(
     is_array = path.suffix in ('.npz', '.npy')
     try: images = _from_array(path, shape) if is_array else _from_source(path, shape, progress)
     except ValueError as e:
-        named = str(path) in str(e)
+        named = str(e).startswith(str(path))
         raise ValueError(str(e) if named else f'{path}: {e}') from e
     if len(images) < 2: raise ValueError(f'{path}: got {len(images)} image, expected 2 or more')
     return torch.from_numpy(np.ascontiguousarray(images))

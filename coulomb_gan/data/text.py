@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from .growing_arrays import npy_header
-from ..files import RunError, open_array, read_json
+from .manifests import read_manifest
+from ..files import RunError, open_array
 
 # %% ../../nbs/4_data/09_text.ipynb #004ad246
 PAD = '`'  # fills a line up
@@ -197,10 +198,12 @@ def split(
     return Corpus(train=lines[:n], test=lines[n:], vocabulary=vocabulary, units=units)
 
 # %% ../../nbs/4_data/09_text.ipynb #7cf62e8d
-def _check_manifest(folder, manifest):
-    "Raises RunError unless the manifest is one of a text"
-    if not {'vocabulary', 'units'} <= manifest.keys():
-        raise RunError(f'{folder}/manifest.json is damaged: it has no vocabulary; prepare the text again')
+def _check_lines(folder, rows, vocabulary):
+    "Raises RunError unless the lines are indices of the type that the vocabulary has."
+    kind = np.dtype(np.uint8 if len(vocabulary) <= 256 else np.uint16)
+    if rows.ndim == 2 and rows.dtype == kind: return
+    fault = f'it holds {rows.dtype} {rows.shape}, expected {kind} (n, length)'
+    raise RunError(f'{folder}/lines.npy is damaged ({fault}); prepare the text again')
 
 # %% ../../nbs/4_data/09_text.ipynb #3336a81c
 def corpus(
@@ -210,9 +213,9 @@ def corpus(
     folder = Path(folder)
     if not (folder / 'manifest.json').exists() or not (folder / 'lines.npy').exists():
         raise ValueError(f'{folder} holds no prepared text; make it with `coulomb-gan prepare`')
-    manifest = read_json(folder / 'manifest.json', 'prepare the text again')
-    _check_manifest(folder, manifest)
+    manifest = read_manifest(folder, needed=('vocabulary', 'units'))
     rows = open_array(folder / 'lines.npy', manifest.get('count'))
+    _check_lines(folder, rows, manifest['vocabulary'])
     return split(rows, tuple(manifest['vocabulary']), manifest['units'])
 
 # %% ../../nbs/4_data/09_text.ipynb #c66755c0

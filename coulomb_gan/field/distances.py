@@ -17,8 +17,10 @@ from torch import Tensor
 def check_floats(
     **sets: Tensor,  # named sets of points
 ):
-    "Raises `ValueError` naming the first set that does not hold floats."
+    "Raises `ValueError` naming the first set that is no tensor of floats."
     for name, points in sets.items():
+        if not isinstance(points, Tensor):
+            raise ValueError(f'{name} must be a tensor, got {type(points).__name__}')
         if not points.is_floating_point():
             raise ValueError(f'{name} must hold floats, got {points.dtype}')
 

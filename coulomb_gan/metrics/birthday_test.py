@@ -13,6 +13,7 @@ from torch import Tensor
 from .closest_pairs import pairs_within
 from .nearest_neighbours import nearest
 from .row_distances import check_rows
+from ..options import check_counts
 
 # %% ../../nbs/5_metrics/05_birthday_test.ipynb #24df2804
 def wilson(
@@ -114,6 +115,8 @@ def birthday(
 ) -> dict:  # threshold, data units; pairs, support of all pairs; ceiling of real ones; batches, a dict a size
     "Birthday test: duplicates in batches and among all pairs, and the support they imply. Raises ValueError."
     check_rows(x=x, y=y)
+    for size in batches: check_counts(2, batch=size)
+    if len(y) < 2: raise ValueError('got 1 real sample, expected 2 or more')
     if not batches or min(batches) < 2 or min(batches) > len(x):
         raise ValueError(f'got batches {batches}, expected sizes from 2, one of them up to n_x = {len(x)}')
     threshold = _threshold(y, quantile)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from .projections import Projection, candidates, lower_bounds, worth_projecting
 from .row_distances import check_rows, finite_rows, marked_pairs, r2_of_pairs
+from ..options import check_counts
 
 # %% ../../nbs/5_metrics/17_closest_pairs.ipynb #5a01441b
 def _tiles(n, block):
@@ -67,6 +68,7 @@ def pairs_within(
 ) -> Iterator[Tensor]:  # rows `(2, k)` of x, the smaller first, tile by tile
     "All pairs of rows of x within a distance; each pair comes once. Raises ValueError for unfit input."
     check_rows(x=x)
+    check_counts(block=block)
     if not distance >= 0: raise ValueError(f'distance: got {distance}, expected a number of at least 0')
     limit = distance * distance * (1 + 2**-40)  # the square of a distance is rounded
     projected = _projected_pairs(x, block)
@@ -102,6 +104,7 @@ def closest_pairs(
 ) -> tuple[Tensor, Tensor]:  # rows `(count, 2)` of x, the smaller first, and distances `(count,)`, ascending
     "The closest of all pairs of rows of x; a row may be in several. Raises ValueError for unfit input."
     check_rows(x=x)
+    check_counts(count=count, block=block)
     most = len(x) * (len(x) - 1) // 2
     if not 1 <= count <= most:
         raise ValueError(f'got count {count}, expected 1 to n (n - 1) / 2 = {most}')

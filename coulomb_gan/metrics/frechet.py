@@ -71,10 +71,25 @@ def statistics(
     rows = torch.cat(kept) if kept else None
     return Statistics(mu=mu.cpu(), sigma=sigma.cpu(), n=n, features=rows)
 
+# %% ../../nbs/5_metrics/01_frechet.ipynb #13ee990f
+def _check_statistics(s):
+    "Raises ValueError unless mean, covariance, count and kept rows fit together."
+    k = len(s.mu)
+    shape = tuple(s.mu.shape)
+    square = tuple(s.sigma.shape)
+    if shape != (k,) or square != (k, k): raise ValueError(f'got {shape} and {square}')
+    for moment in (s.mu, s.sigma):
+        if not moment.isfinite().all(): raise ValueError('got NaN or infinity')
+    if s.n is not None and s.n < 2: raise ValueError(f'got n = {s.n}')
+    if s.features is not None: _check_rows(s.features, k)
+
 # %% ../../nbs/5_metrics/01_frechet.ipynb #7e635b62
 def _as_statistics(name, cloud):
     "Statistics of a cloud of features, where it is not statistics already."
-    if isinstance(cloud, Statistics): return cloud
+    if isinstance(cloud, Statistics):
+        try: _check_statistics(cloud)
+        except ValueError as e: raise ValueError(f'{name}: expected mu (k,) and sigma (k, k); {e}') from e
+        return Statistics(cloud.mu.double(), cloud.sigma.double(), cloud.n, cloud.features)
     check_floats(**{name: cloud})
     return statistics(cloud)
 
@@ -117,18 +132,6 @@ def save_statistics(
     buffer = BytesIO()
     np.savez(buffer, **arrays)
     write_whole(path, buffer.getvalue())
-
-# %% ../../nbs/5_metrics/01_frechet.ipynb #13ee990f
-def _check_statistics(s):
-    "Raises ValueError unless mean, covariance, count and kept rows fit together."
-    k = len(s.mu)
-    shape = tuple(s.mu.shape)
-    square = tuple(s.sigma.shape)
-    if shape != (k,) or square != (k, k): raise ValueError(f'got {shape} and {square}')
-    for moment in (s.mu, s.sigma):
-        if not moment.isfinite().all(): raise ValueError('got NaN or infinity')
-    if s.n is not None and s.n < 2: raise ValueError(f'got n = {s.n}')
-    if s.features is not None: _check_rows(s.features, k)
 
 # %% ../../nbs/5_metrics/01_frechet.ipynb #7f34ea3a
 def _read(path):
@@ -182,6 +185,7 @@ def finite_sample_bias(
     n_y: float = float('inf'),  # size of the other
 ) -> float:  # squared feature units
     "Mean Fréchet distance between two samples of one law, to first order in 1/n."
+    if not min(n_x, n_y) > 0: raise ValueError(f'got samples of {n_x} and {n_y}, expected sizes above 0')
     values, vectors = torch.linalg.eigh(s.sigma)
     values = values.clamp(min=1e-9 * values[-1].item())  # features that never vary
     variances = _product_variances(s, values, vectors)

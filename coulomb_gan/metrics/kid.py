@@ -30,12 +30,24 @@ def _mean_of_pairs(x):
     total = k_ij.sum() - k_ij.diagonal().sum()
     return total / (n * (n - 1))
 
+# %% ../../nbs/5_metrics/12_kid.ipynb #83d2d826
+def _prepared(x, y, least):
+    "Both sets in one type that holds their kernel. Raises ValueError for other shapes and too few rows."
+    check_floats(x=x, y=y)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+        raise ValueError(f'got x {tuple(x.shape)} and y {tuple(y.shape)}, expected (n, k) with one k')
+    if min(len(x), len(y)) < least:
+        raise ValueError(f'got {len(x)} and {len(y)} rows, expected {least} or more of both')
+    width = x.shape[1]
+    return widened(lambda r2: (r2 / width + 1)**3, x=x, y=y)
+
 # %% ../../nbs/5_metrics/12_kid.ipynb #4bef2bd7
 def unbiased_squared_mmd(
     x: Tensor,  # features of generated images `(n_x, k)`, two rows or more
     y: Tensor,  # features of real images `(n_y, k)`, two rows or more
 ) -> Tensor:  # one number, unbiased; it may be negative
-    "Squared maximum mean discrepancy with the kernel of KID."
+    "Squared maximum mean discrepancy with the kernel of KID. Raises ValueError for unfit features."
+    x, y = _prepared(x, y, least=2)
     between = cubic_kernel(x, y).mean()
     return _mean_of_pairs(x) + _mean_of_pairs(y) - 2 * between
 
@@ -48,11 +60,9 @@ def kid(
     y: Tensor,  # features of real images `(n_y, k)`, `2 SUBSETS` rows or more of both
     seed: int = 0,  # of the shuffle
 ) -> tuple[float, float]:  # mean over disjoint subsets, its standard error
-    "Kernel distance and its standard error. Raises ValueError for fewer rows."
-    check_floats(x=x, y=y)
+    "Kernel distance and its standard error. Raises ValueError for fewer rows and unfit features."
+    x, y = _prepared(x, y, least=2 * SUBSETS)
     n = min(len(x), len(y))
-    if n < 2 * SUBSETS:
-        raise ValueError(f'got {len(x)} and {len(y)} rows, expected {2 * SUBSETS} or more of both')
     size = min(LARGEST, n // SUBSETS)
     generator = torch.Generator().manual_seed(seed)
     rows_x = torch.randperm(len(x), generator=generator)
@@ -69,6 +79,5 @@ def _kid_error(x, y, extractor):
     "The standard error of KID, if there are features enough of both sides."
     kept = [s.features for s in (x, y) if s.features is not None and len(s.features) >= 2 * SUBSETS]
     if len(kept) < 2: return {}
-    f_x, f_y = widened(lambda r2: (r2 / len(y.mu) + 1)**3, x=x.features, y=y.features)
-    _, error = kid(f_x, f_y)
+    _, error = kid(*kept)
     return dict(kid_error=error)

@@ -18,8 +18,8 @@ def truncated_variance(
     radius: float,  # in standard deviations, above 0
 ) -> float:  # variance of a coordinate inside, of the whole distribution's; between 0 and 1
     "Coordinate variance of a 2-D Gaussian within a radius, 1 - U / (e^U - 1), U = radius^2 / 2."
-    if not radius > 0:
-        raise ValueError(f'radius: got {radius}, expected a number above 0')
+    if not 0 < radius < math.inf:
+        raise ValueError(f'radius: got {radius}, expected a finite number above 0')
     u = radius * radius / 2
     lost = u * math.exp(-u) / math.expm1(-u)  # no overflow for large u
     return 1 + lost
@@ -51,8 +51,10 @@ def mode_coverage(
 ) -> dict:  # modes, within_3sigma, share_min, share_max, variance_min, variance_max, chi_square, counts
     "How a mixture of equal Gaussians is covered; perfect shares and variances are 1. Raises ValueError."
     check_floats(x=x, means=means)
-    if x.shape[1:] != (2,) or not std > 0:
-        raise ValueError(f'got x {tuple(x.shape)}, std {std}, expected x (n, 2), std above 0')
+    fit = x.shape[1:] == means.shape[1:] == (2,) and 0 < std < math.inf
+    if not fit or not len(x) or not len(means):
+        got = f'x {tuple(x.shape)}, means {tuple(means.shape)}, std {std}'
+        raise ValueError(f'got {got}, expected x (n, 2), means (K, 2), not empty, a finite std above 0')
     n_modes = len(means)
     fair = len(x) / n_modes
     distance, k_i = nearest(x, means)

@@ -55,6 +55,8 @@ WEIGHTS = (.0448, .2856, .3001, .2363, .1333)  # of the scales, the finest first
 def _check_pairs(a, b, scales):
     "Raises ValueError unless the images are pairs, with room for a window at the coarsest scale."
     check_floats(a=a, b=b)
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise ValueError('got images with NaN or infinity, expected finite numbers in [-1, 1]')
     if a.ndim != 4 or a.shape != b.shape:
         got = f'{tuple(a.shape)} and {tuple(b.shape)}'
         raise ValueError(f'got {got}, expected two sets (n, c, h, w) of one shape')

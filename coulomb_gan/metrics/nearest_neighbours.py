@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from .projections import Projection, candidates, lower_bounds, worth_projecting
 from .row_distances import check_rows, finite_rows, marked_pairs, r2_of_pairs
+from ..options import check_counts
 
 # %% ../../nbs/5_metrics/04_nearest_neighbours.ipynb #4a9a9095
 def _settle(a, b, near):
@@ -104,6 +105,7 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:  # distance `(n_a,)` in data units, float64, and index `(n_a,)` in b
     "Distance and index of the row of b nearest to each row of a. Raises ValueError for unfit input."
     check_rows(a=a, b=b)
+    check_counts(block=block)
     if exclude_self: _check_first_rows(a, b)
     worth = worth_projecting(len(a), len(b), b[0].numel())
     project = Projection(b, 'b', a.device) if worth else None

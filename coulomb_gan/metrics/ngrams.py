@@ -10,7 +10,6 @@ __all__ = ['BLOCK', 'ngram_codes', 'Ngrams', 'count_ngrams', 'jsd', 'save_models
 import hashlib
 import io
 import warnings
-import zipfile
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -84,7 +83,7 @@ def count_ngrams(
     n: int,  # characters in an n-gram, at most the length of a line
 ) -> Ngrams:
     "Exact counts of all n-grams inside the lines; padding counts as a character. Raises ValueError."
-    if len(rows) == 0: raise ValueError('got no lines, expected at least one')
+    if rows.ndim != 2 or not len(rows): raise ValueError(f'got {tuple(rows.shape)}, expected (lines, length)')
     _, n_groups = _groups(size, n)
     nothing = np.zeros(0, np.int64)
     stacks = [[(nothing, nothing)] for _ in range(n_groups)]
@@ -171,9 +170,10 @@ def load_models(
             for n, size in zip(file['n'].tolist(), file['size'].tolist()):
                 arrays = {name: file[f'{name}_{n}'] for name in _ARRAYS}
                 models[n] = Ngrams(n=n, size=size, **arrays)
-    except (ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as e:
+    except Exception as e:  # a damaged zip raises whatever its bytes lead to
         raise ValueError(f'{path} holds no n-gram tables ({e}), so they are counted again') from e
-    return models
+    if models: return models
+    raise ValueError(f'{path} holds no n-gram tables, so they are counted again')
 
 # %% ../../nbs/5_metrics/07_ngrams.ipynb #bc297012
 def training_models(
@@ -247,5 +247,5 @@ def jsd_bias(
     lines: int = 640,  # how many are compared, the number that the generated ones have
 ) -> dict:  # n -> divergence of real lines, bits
     "The divergence of so many real lines, which perfect ones reach. Raises ValueError if they are too few."
-    if len(rows) < lines: raise ValueError(f'got {len(rows)} held-out lines, expected at least {lines}')
+    if not 1 <= lines <= len(rows): raise ValueError(f'got {len(rows)} held-out lines, asked for {lines}')
     return jsds(rows[:lines], models)

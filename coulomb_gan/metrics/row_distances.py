@@ -20,6 +20,8 @@ def check_rows(
 ):
     "Raises ValueError unless all sets hold rows of one size."
     for name, points in sets.items():
+        if not isinstance(points, Tensor):
+            raise ValueError(f'{name}: got {type(points).__name__}, expected a tensor')
         shape = tuple(points.shape)
         if len(shape) < 2 or 0 in shape:
             raise ValueError(f'{name}: got {shape}, expected (n, m) or images (n, ...), not empty')

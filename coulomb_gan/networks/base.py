@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from ..options import Options, Registry
+from ..options import Options, Registry, check_counts
 
 # %% ../../nbs/3_networks/01_base.ipynb #9101ed8b
 class _NetworksRegistry(Registry):
@@ -97,6 +97,7 @@ def latent_vectors(
     gen: torch.Generator,  # draws them, on its own device
 ) -> Tensor:  # `(n, latent)`
     "Latent vectors z from the prior of a kind of networks."
+    check_counts(n=n)
     latent = networks.latent
     device = gen.device
     if networks.prior == 'uniform':

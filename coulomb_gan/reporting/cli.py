@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
+import torch
 from .. import __version__
 from ..data.catalogue import is_there, load
 from ..files import RunError
@@ -74,10 +75,12 @@ def list_experiments(
     timed: bool,  # measure
 ):
     "Name the experiments with their networks, objective and data."
-    click.echo(f'{"name":22}{"networks":10}{"objective":13}{"steps":>9}  {"time      " if timed else ""}data')
+    wide = 2 + max(len(e.objective.name) for e in EXPERIMENTS.values())
+    time = 'time      ' if timed else ''
+    click.echo(f'{"name":22}{"networks":10}{"objective":{wide}}{"steps":>9}  {time}data')
     for name, e in EXPERIMENTS.items():
         time = f'{_time_words(e):10}' if timed else ''
-        settings = f'{name:22}{e.networks.name:10}{e.objective.name:13}{e.optim.steps:>9}'
+        settings = f'{name:22}{e.networks.name:10}{e.objective.name:{wide}}{e.optim.steps:>9}'
         click.echo(f'{settings}  {time}{_data_words(name, e)}')
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #cc75c947
@@ -129,9 +132,9 @@ def train(
 # %% ../../nbs/7_reporting/09_cli.ipynb #9e819ef3
 @cli.command()
 @click.argument('run', type=Path)
-@click.option('--n', type=click.IntRange(1), default=64, show_default=True, help='how many')
+@click.option('--n', type=click.IntRange(1, 10**9), default=64, show_default=True, help='how many')
 @click.option('--out', type=Path, required=True, help='a folder of pictures, x.npz, or x.txt for texts')
-@click.option('--seed', type=click.IntRange(0), default=0, show_default=True, help='of the latent vectors')
+@click.option('--seed', type=click.IntRange(0, 2**31), default=0, help='of the latent vectors [0]')
 @click.option('--data', default='', help='where its data lie now [where they lay]')
 def sample(
     run: Path,  # a run folder
@@ -181,9 +184,23 @@ def _old_name(error):
     today = RENAMED[option].replace('_', '-')
     return f'{error.option_name} was renamed to --{today}'
 
+# %% ../../nbs/7_reporting/09_cli.ipynb #b4b06cb1
+def _is_memory(error):
+    "Whether there was not enough memory; PyTorch says so in words on a processor."
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)): return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+# %% ../../nbs/7_reporting/09_cli.ipynb #31eb599a
+def _is_known(error):
+    "Whether an error is one of those that a user can do something about."
+    known = click.ClickException, click.Abort, RunError, ValueError, OSError
+    return isinstance(error, known) or _is_memory(error)
+
 # %% ../../nbs/7_reporting/09_cli.ipynb #be35e88b
 def _explained(error):
     "A message and an exit code for an error that is known."
+    if _is_memory(error): return 'the memory is not enough; try a smaller --batch, or narrower networks', 1
+    if isinstance(error, OSError): return f'cannot use {error.filename}: {error.strerror}', 1
     if isinstance(error, click.NoSuchOption): return _old_name(error), 2
     if isinstance(error, click.ClickException): return error.format_message(), 2
     if isinstance(error, click.Abort): return 'aborted', 130
@@ -201,7 +218,8 @@ def main(
     with warnings.catch_warnings(), redirect_stdout(sys.stdout if is_first() else None):
         warnings.showwarning = _warn
         try: code = cli.main(words, 'coulomb-gan', standalone_mode=False) or 0
-        except (click.ClickException, click.Abort, RunError, ValueError) as error:
+        except Exception as error:
+            if not _is_known(error): raise
             if debug: traceback.print_exc()
             message, code = _explained(error)
             if not is_silent(error): print(f'coulomb-gan: {" ".join(message.split())}', file=sys.stderr)

@@ -18,7 +18,7 @@ import torch
 
 from .. import __version__
 from ..files import RunError, check_writable, nearest_folder
-from ..metrics.feature_extractors import find_weights
+from ..metrics.inception import find_weights
 
 # %% ../../nbs/7_reporting/15_cli_doctor.ipynb #9cb45f36
 @dataclass(frozen=True)
@@ -43,10 +43,11 @@ PACKAGES = {  # name -> (what it is for, whether all need it)
     'torchvision': ('data sets to download, encoders', True),
     'papermill': ('reports', True),
     'nbconvert': ('reports', True),
+    'math-core': ('reports: formulas', True),
     'ipykernel': ('reports: the Python that executes them', True),
-    'torch-fidelity': ('FID, KID, Inception score', False),
+    'torch-fidelity': ('Fréchet distances, FID, KID, Inception score', True),
     'submitit': ('--launch: jobs on a cluster', False),
-    'tensorboard': ('--loggers tensorboard', False),
+    'tensorboard': ('--log tensorboard', False),
 }
 
 # %% ../../nbs/7_reporting/15_cli_doctor.ipynb #4fe5c1e4

@@ -6,8 +6,9 @@
 __all__ = ['ROUND', 'OF_PRESET', 'SETS', 'affordable', 'planned', 'compared', 'compare']
 
 # %% ../../nbs/7_reporting/04_compare.ipynb #9922a24a
+import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from ..data.catalogue import load
 from ..metrics.feature_extractors import FeatureExtractor
 from .render import copy_report, execute, notebook
-from .reproduce import check_report, evaluate_run
+from .reproduce import check_enough, check_report, evaluate_run
 from .sections import read_result
 from ..training.algorithm import draw_real
 from ..training.config import Experiment
@@ -108,6 +109,7 @@ def planned(
 ) -> dict[str, Experiment]:  # by method
     "The experiments of a comparison. Raises ValueError for a wrong name or option."
     if 'objective' in changes: raise ValueError('a comparison chooses objectives by its methods')
+    if 'seed' in changes: raise ValueError('a comparison has the seeds 0, 1, ...; say how many with --seeds')
     chosen = list(methods or [])
     if len(chosen) == 1 and chosen[0] in SETS: found = SETS[chosen[0]](name, **changes)
     else:
@@ -135,6 +137,14 @@ def _measure(run, extractors, samples, progress):
         if known.get(extractor.name, {}).get('n') == samples: continue
         evaluate_run(run.out, extractor, samples=samples, progress=progress)
 
+# %% ../../nbs/7_reporting/04_compare.ipynb #ebc1a6d8
+def _check_measured(experiments, extractors, samples):
+    "Raises ValueError for data that the feature extractors cannot measure."
+    if not extractors: return
+    for name in {e.data for e in experiments.values()}:
+        real = load(name)
+        for extractor in extractors: check_enough(real, name, extractor, None, samples)
+
 # %% ../../nbs/7_reporting/04_compare.ipynb #af2b9504
 def compare(
     experiments: Mapping[str, Experiment],  # from `planned`
@@ -142,12 +152,15 @@ def compare(
     seeds: int = 3,  # 0, 1, ...
     seconds: float | None = None,  # of training for each run; None: the steps of its experiment
     report: Path | None = None,  # folder that gets a copy of the report
-    extractors: Iterable[FeatureExtractor] = (),  # measure every run, of images
+    extractors: Sequence[FeatureExtractor] = (),  # measure every run, of images
     samples: int = 50_000,  # images that they measure
     progress: bool = True,  # show bars
 ) -> Path:  # the rendered page
     "Trains experiments by several methods and renders them side by side. Raises as its parts."
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ValueError(f'seconds must be a finite number above 0, got {seconds}')
     for e in experiments.values(): check_report(e, out, report)
+    _check_measured(experiments, extractors, samples)
 
     for key, e in experiments.items():
         steps = e.optim.steps

@@ -156,7 +156,7 @@ def published_figures(
         if key not in runs: continue
         own = runs[key].experiment
         same = (e.networks.name, e.objective.name) == (own.networks.name, own.objective.name)
-        if same: found[key] = TABLE4[name][key].published
+        if same and not TABLE4[name][key].other_networks: found[key] = TABLE4[name][key].published
     return found
 
 # %% ../../nbs/7_reporting/13_comparison_tables.ipynb #721a16ef

@@ -123,7 +123,7 @@ def measure(
     progress: bool = False,  # show bars
 ) -> dict:  # from `evaluate_features`, with the name of the reference
     "Measures images with a feature extractor. Raises ValueError for no more images than features."
-    check_enough(given, extractor, reference, len(given.x))
+    check_enough(given.data, given.data_name, extractor, reference, len(given.x))
     real = real_statistics(given, extractor, reference, cache, progress)
     found = evaluate_features(extractor, given.x, real, progress)
     found['reference'] = Path(reference).name if reference else given.data_name
@@ -187,7 +187,7 @@ def energy_of(
 # %% ../../nbs/7_reporting/10_evaluate_images.ipynb #f2830e0d
 def _rendered(given, images, data, extractors, reference, progress, parameters):
     "Measures, then executes the notebook in the folder of the numbers."
-    for extractor in extractors: check_enough(given, extractor, reference, len(given.x))
+    for extractor in extractors: check_enough(given.data, given.data_name, extractor, reference, len(given.x))
     begin_result(given)
     for extractor in extractors: measure(given, extractor, reference, progress=progress)
     places = dict(images=str(images), data_path=str(data))
@@ -197,6 +197,8 @@ def _rendered(given, images, data, extractors, reference, progress, parameters):
 def _check_place(images, out):
     "Raises ValueError for a report among the images, RunError for a place that cannot be written."
     check_writable(out.parent if out.suffix == '.html' else out)
+    if (out / 'config.json').exists():
+        raise ValueError(f'{out} is a run folder, whose own numbers would be lost; choose another --out')
     if out.resolve().is_relative_to(Path(images).resolve()):
         raise ValueError(f'{out} lies inside of {images}; choose another --out')
 

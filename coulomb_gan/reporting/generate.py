@@ -65,6 +65,12 @@ def _contents(samples, form):
     np.savez_compressed(buffer, samples=samples)
     return buffer.getvalue()
 
+# %% ../../nbs/7_reporting/05_generate.ipynb #b6c6ad11
+def _check_empty(out, remedy):
+    "Raises ValueError for a folder that holds something."
+    is_full = Path(out).is_dir() and any(Path(out).iterdir())
+    if is_full: raise ValueError(f'{out} is not empty; {remedy}')
+
 # %% ../../nbs/7_reporting/05_generate.ipynb #07853c86
 def write_samples(
     run: Run,  # finished or not
@@ -76,7 +82,7 @@ def write_samples(
     out = Path(out)
     check_writable(out.parent)
     form = _form(run, out)
-    if out.is_dir() and any(out.iterdir()): raise ValueError(f'{out} is not empty; choose another --out')
+    _check_empty(out, 'choose another --out')
     x = run.sample(n, seed)
     samples = _stored(run, x)
     if form == '': _write_pictures(samples, out)
@@ -98,15 +104,22 @@ def export_generator(
     torch.export.save(program, buffer)
     write_whole(out, buffer.getvalue())
 
+# %% ../../nbs/7_reporting/05_generate.ipynb #bc4ab248
+def _generator_alone(saved):
+    "A checkpoint that is enough to draw samples."
+    small = inference_checkpoint(saved)
+    small.pop('d', None)
+    return small
+
 # %% ../../nbs/7_reporting/05_generate.ipynb #c5d60d21
 def share_run(
     run: Run,  # finished or not
     target: Path | str,  # a new folder
 ):
-    "Writes a run folder that is enough to draw samples. Raises RunError if the disk refuses."
+    "Writes a run folder that is enough to draw samples. Raises ValueError for a folder in use, RunError."
     check_writable(target)
-    small = inference_checkpoint(run.state.state_dict())
-    small.pop('d', None)
+    _check_empty(target, 'choose a new folder')
+    small = _generator_alone(run.state.state_dict())
     step = run.state.progress.step
     save_checkpoint(Path(target, 'checkpoints', f'{step}.pt'), small)
     config = Path(run.out, 'config.json').read_bytes()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.catalogue import DATASETS
+from ..data.datasets import Data
 from ..files import RunError, check_writable
 from ..metrics.feature_extractors import FeatureExtractor, evaluate_features, features
 from ..metrics.feature_extractors import reference as _reference
@@ -75,6 +76,13 @@ def report_of(
     if data.name in DATASETS: return DATASETS[data.name].report
     return REPORTS[data.kind]
 
+# %% ../../nbs/7_reporting/03_reproduce.ipynb #f55306d5
+def _check_apart(out, to):
+    "Raises ValueError for numbers of one run that would go into the folder of another."
+    if to is None or not Path(to, 'config.json').exists(): return
+    if Path(to).resolve() == Path(out).resolve(): return
+    raise ValueError(f'{to} is the folder of another run, whose numbers would be mixed; choose another --out')
+
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #d4e6dba3
 def render(
     out: Path,  # a run folder
@@ -85,6 +93,7 @@ def render(
 ) -> Path:  # `report.html` in the run folder, or in `to`
     "Executes the experiment's notebook on a finished run. Raises RunError naming the cell that failed."
     check_tools()
+    _check_apart(out, to)
     run = finished_run(out, data=data)
     if data: parameters['data_path'] = str(data)
     return execute(notebook(report_of(run)), out, to, progress, **{'name': '', **parameters})
@@ -117,15 +126,15 @@ def reproduce(
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #01c92eff
 def check_enough(
-    run: Run,  # with the real images
+    real: Data,  # what is measured against
+    name: str,  # its name, for the message
     extractor: FeatureExtractor,  # the network
     reference: Path | None,  # npz of published statistics; None: the whole training set
     samples: int,  # generated images
 ):
     "Raises ValueError for data that are not images, or too few of them for the network's features."
-    real = run.data
     if real.kind != 'images':
-        raise ValueError(f'{run.data_name} holds no images, and a feature extractor is for images')
+        raise ValueError(f'{name} holds no images, and a feature extractor is for images')
     n = len(real.train)
     first = next(features(extractor, real.train[:16]))
     k = first.shape[1]
@@ -184,8 +193,9 @@ def evaluate_run(
 ) -> dict:  # from `evaluate_features`, with the name of the reference
     "Measures a run with a feature extractor and adds the numbers to `result.json`. Raises ValueError."
     check_writable(to or out)
+    _check_apart(out, to)
     run = finished_run(out, extractor.device, data, str(to or ''))
-    check_enough(run, extractor, reference, samples)
+    check_enough(run.data, run.data_name, extractor, reference, samples)
     real = real_statistics(run, extractor, reference, cache, progress)
     found = evaluate_features(extractor, _drawn(run, samples), real, progress)
     found['reference'] = Path(reference).name if reference else run.data_name

@@ -99,17 +99,23 @@ def headline(
             f"seed {result['seed']}. Data: **{run.data_name}**, {len(data.train):,} training and "
             f'{len(data.test):,} held-out {noun}.')
 
-# %% ../../nbs/7_reporting/02_sections.ipynb #273cb4a4
-def settings(
-    e: Experiment,  # to be shown
-) -> str:  # Markdown
-    "A table of all options, those that differ from the default first; of the place of the data its name."
+# %% ../../nbs/7_reporting/02_sections.ipynb #702457eb
+def _differing(e):
+    "Options that differ from the default of the same networks and objective, with both values; the others."
     default = Experiment(networks=type(e.networks)(), objective=type(e.objective)())
     here = {name: option_value(e, name) for name in options(e)}
     usual = {name: option_value(default, name) for name in options(e)}
     here['data'] = Path(e.data).name
     differing = [(name, value, usual[name]) for name, value in here.items() if value != usual[name]]
     others = [(name, value, '') for name, value in here.items() if value == usual[name]]
+    return differing, others
+
+# %% ../../nbs/7_reporting/02_sections.ipynb #273cb4a4
+def settings(
+    e: Experiment,  # to be shown
+) -> str:  # Markdown
+    "A table of all options, those that differ from the default first; of the place of the data its name."
+    differing, others = _differing(e)
     return table(differing + others, ['option', 'here', 'default, where it differs'])
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #64253a78
@@ -117,10 +123,9 @@ def configuration(
     e: Experiment,  # to be shown
 ):  # a Markdown cell, folded
     "All options, the changed ones first."
-    text = settings(e)
-    rows = text.splitlines()[2:]
-    changed = [row for row in rows if not row.endswith(' |  |')]
-    return folded(f'{len(rows)} options, {len(changed)} of them changed, those first', text)
+    differing, others = _differing(e)
+    n = len(differing)
+    return folded(f'{n + len(others)} options, {n} of them changed, those first', settings(e))
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #cbb9c0b2
 def column(

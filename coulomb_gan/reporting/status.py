@@ -80,10 +80,11 @@ def seconds_left(
     steps: int,  # wanted
 ) -> float | None:  # None before the first line
     "Time for the other steps at the rate of the second half."
-    if not lines: return None
-    last = lines[-1]
+    timed = [line for line in lines if 'seconds' in line]
+    if not timed: return None
+    last = timed[-1]
     first = dict(step=0, seconds=0.)
-    for line in lines:
+    for line in timed:
         if line['step'] <= last['step'] / 2: first = line
     rate = (last['seconds'] - first['seconds']) / (last['step'] - first['step'])
     return max(0, steps - last['step']) * rate
@@ -94,7 +95,7 @@ def _state(out, finished, jobs, now):
     holder = read_holder(out)
     if is_alive(holder, now): return 'running', str(holder)
     if finished: return 'finished', ''
-    job = read_json(out / 'job.json')['job'] if (out / 'job.json').exists() else ''
+    job = read_json(out / 'job.json').get('job') if (out / 'job.json').exists() else None
     if job in jobs: return jobs[job], f'job {job}'
     return 'stopped', last_words(out)
 
@@ -102,9 +103,7 @@ def _state(out, finished, jobs, now):
 def _wanted(out):
     "Steps that a run is to make; 0 if nobody has said so yet."
     if not (out / 'config.json').exists(): return 0
-    optim = read_config(out).get('optim', {})
-    if 'steps' in optim: return optim['steps']
-    raise RunError(f'{out}/config.json is damaged (it says no steps); restore it from a copy')
+    return read_config(out)['optim']['steps']
 
 # %% ../../nbs/7_reporting/19_status.ipynb #28da5837
 def run_status(
@@ -117,10 +116,10 @@ def run_status(
     try:
         steps = _wanted(out)
         state, note = _state(out, (out / 'result.json').exists(), jobs, clock())
+        lines = read_metrics(out)
     except RunError as error: return Status(out, 'damaged', note=str(error))
-    lines = read_metrics(out)
-    last = lines[-1] if lines else dict(step=0, seconds=0.)
-    found = Status(out, state, step=last['step'], steps=steps, seconds=last['seconds'], note=note)
+    last = lines[-1] if lines else dict(step=0)
+    found = Status(out, state, step=last['step'], steps=steps, seconds=last.get('seconds', 0.), note=note)
     if state == 'finished' or not lines: return found
     left = seconds_left(lines, steps)
     written = (out / 'metrics.jsonl').stat().st_mtime

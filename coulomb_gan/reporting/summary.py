@@ -110,7 +110,7 @@ def summarise(
     return found
 
 # %% ../../nbs/7_reporting/20_summary.ipynb #0e0ba378
-UNIMPORTANT = 'seed', 'device', 'log_every', 'eval_every', 'monitor'  # options that make no other method
+UNIMPORTANT = 'seed', 'device', 'log_every'  # options that make no other method
 
 # %% ../../nbs/7_reporting/20_summary.ipynb #b64cb0a2
 def differing_options(
@@ -150,14 +150,15 @@ def summary_table(
 # %% ../../nbs/7_reporting/20_summary.ipynb #70826b04
 def same_but_seed(
     runs: Sequence[Summarised],  # any
-) -> list[list]:  # groups of finished runs, two or more in each
-    "Runs that differ in nothing but the options that make no other method."
+) -> list[list]:  # groups of finished runs, two or more in each, one of each seed
+    "Runs that differ in their seed, and otherwise only in the options that make no other method."
     groups: dict = {}
     for run in runs:
         if run.state != 'finished': continue
         settings = {name: value for name, value in run.settings.items() if name not in UNIMPORTANT}
-        groups.setdefault(str(settings), []).append(run)
-    return [group for group in groups.values() if len(group) > 1]
+        of_seed = groups.setdefault(str(settings), {})
+        of_seed.setdefault(run.settings['seed'], run)  # a copy of a run is no second value
+    return [list(group.values()) for group in groups.values() if len(group) > 1]
 
 # %% ../../nbs/7_reporting/20_summary.ipynb #9bb1e5e1
 def _mean(group, name):

@@ -14,7 +14,7 @@ from itertools import product
 from typing import Any
 
 from ..files import RunError
-from ..options import choose
+from ..options import check_counts, choose
 from ..training.config import REGISTRIES, RENAMED, Experiment, option_value, options
 from ..training.presets import experiment
 from ..training.safeguards import Interrupted
@@ -95,6 +95,7 @@ def planned_runs(
     **changes: Any,  # options by their flat names, for all
 ) -> dict[str, PlannedRun]:  # by the name of their folder
     "The runs of a sweep, each built once. Raises ValueError for what cannot be built, and for equal names."
+    if seeds is not None: check_counts(seeds=seeds)
     axes = _axes(grid, changes)
     points = _points(axes)
     taken = {*axes, *changes}

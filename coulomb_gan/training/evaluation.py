@@ -33,6 +33,15 @@ def energy_kernel(
     record = e.record
     return Plummer(record.energy_d, record.energy_eps)
 
+# %% ../../nbs/6_training/08_evaluation.ipynb #ccc13bb3
+def _check_energy(e):
+    "Raises ValueError for a kernel whose value at 0 no float holds."
+    record = e.record
+    k0 = energy_kernel(e).at_zero(torch.zeros((), dtype=torch.float64))
+    if k0.isfinite() and k0 > 0: return
+    raise ValueError(f'energy_d {record.energy_d:g} and energy_eps {record.energy_eps:g} make k(0) = {k0:g}, '
+                     'expected a finite number above 0; use another energy_eps')
+
 # %% ../../nbs/6_training/08_evaluation.ipynb #c7f7ce70
 def _energy_by_rows(x, y, kernel, world):
     "The energy of flat samples (P33); each process adds up the kernel values of its own."
@@ -95,6 +104,7 @@ def _as_files(x, data):
         lines = data.corpus.decode(x.argmax(-1))
         text = '\n'.join(lines) + '\n'
         return {'.txt': text.encode()}
+    if x.shape[1] != 2: return {'.npy': _npy(x)}  # in two dimensions alone there is a picture
     real = data.train[:len(x)]
     both = plots.points(real, x)
     return {'.png': _png(both), '.npy': _npy(x)}
@@ -154,6 +164,7 @@ class Evaluation:
         data: Data,  # what it learns from
         cache: Path = STATISTICS,  # folder of what is kept from run to run
     ):
+        _check_energy(e)
         self.data = data
         self.own = e.objective.monitored or 'energy'
         self.metric = monitored_metric(e, data)

@@ -40,6 +40,17 @@ def _label(spec):
     place = Path(file).stem if file.endswith('.py') else file
     return '-'.join(part for part in (place, Path(function).name) if part)
 
+# %% ../../nbs/6_training/19_feature_methods.ipynb #4bbb491c
+def _by_label(specs, taken=()):
+    "Encoders by what they are called in a row. Raises ValueError for a name that two have, or a row."
+    found: dict[str, str] = {}
+    for spec in specs:
+        label = _label(spec)
+        if label in found or label in taken:
+            raise ValueError(f'a row called {label} is there already; give the encoder {spec} another name')
+        found[label] = spec
+    return found
+
 # %% ../../nbs/6_training/19_feature_methods.ipynb #af95194a
 def feature_methods(
     name: str,  # a preset of images
@@ -54,9 +65,9 @@ def feature_methods(
         'coulomb': CONSTANT | {'objective': 'coulomb'},
         'coulomb-tuned': ours | LEARNED | {'objective': 'coulomb'},
         'exact-force': exact | {'objective': 'exact-force', 'self_term': 0.}}
-    for spec in encoder.split(','):
+    for label, spec in _by_label(encoder.split(',')).items():
         for row, objective in (('features', 'exact-force-features'), ('drifting', 'drifting')):
-            rows[f'{row}-{_label(spec)}'] = exact | {'objective': objective, 'encoder': spec}
+            rows[f'{row}-{label}'] = exact | {'objective': objective, 'encoder': spec}
     return {row: experiment(name, **(settings | changes)) for row, settings in rows.items()}
 
 # %% ../../nbs/6_training/19_feature_methods.ipynb #4ab846d4
@@ -91,7 +102,8 @@ def feature_ablation(
     "The field in features, varied. Raises ValueError without an encoder."
     _check_named(encoder)
     first, *others = encoder.split(',')
-    variations = VARIATIONS | {_label(spec): {'encoder': spec} for spec in others}
+    labelled = _by_label(others, VARIATIONS)
+    variations = VARIATIONS | {label: {'encoder': spec} for label, spec in labelled.items()}
     settings = OURS | CONSTANT | changes | {'objective': 'exact-force-features', 'encoder': first}
     return {row: experiment(name, **(settings | varied)) for row, varied in variations.items()}
 

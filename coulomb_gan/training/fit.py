@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data.catalogue import load
-from ..data.datasets import Data, from_memory, identity
+from ..data.datasets import Data, identity
+from ..data.in_memory import from_memory
 from ..devices import check_device
 from ..files import write_json, writing
 from .algorithm import draw_real
@@ -24,8 +25,10 @@ from .distributed import World
 from .evaluation import Evaluation, monitored_metric
 from .launched import check_same_run, joined, own_device
 from .loggers import Logger, logging_to
-from .loading import IN_MEMORY, Run, checkpoint_to_continue, may_grow, restore
-from .run_folder import append_metrics, environment, keep_checkpoints
+from .continuing import checkpoint_to_continue, may_grow
+from .loading import IN_MEMORY, Run, restore
+from .run_folder import append_metrics, keep_checkpoints
+from ..environment import environment
 from .run_folder import open_run, rewind_metrics, save_checkpoint
 from .safeguards import FiniteLosses, Interrupted, flushed, stop_signals
 from .schedule import Clock, lr_factor, progress_bar
@@ -197,8 +200,9 @@ def fit(
 
         # to the end
         shown = progress and world.rank == 0
+        told = loggers if world.rank == 0 else ()
         with progress_bar(out, t.progress, e.optim.steps, shown) as bar:
-            _train(run, evaluation, lock, bar, loggers if world.rank == 0 else ())
+            if not t.progress.finished: _train(run, evaluation, lock, bar, told)
         with world.agreed() as writes:
             if writes and not (out / 'result.json').exists(): write_json(out / 'result.json', _result(run))
     return run

@@ -4,23 +4,21 @@
 
 # %% auto #0
 __all__ = ['append_metrics', 'read_metrics', 'rewind_metrics', 'save_checkpoint', 'load_checkpoint', 'newest_checkpoint',
-           'keep_checkpoints', 'environment', 'check_dataset', 'read_config', 'open_run']
+           'keep_checkpoints', 'check_dataset', 'read_config', 'remove_parts', 'open_run']
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #4330abc9
 import hashlib
 import io
 import json
 import os
-import platform
 import re
-import subprocess
 import warnings
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 
 import torch
-from ..files import RunError, changed, read_json, read_lines, write_json, write_whole, writing
+from ..files import RunError, changed, read_json, read_lines, reading, remove_torn
+from ..files import write_json, write_whole, writing
 from .config import Experiment
 from .older_runs import checkpoint_of_0_1, config_of_0_1
 
@@ -34,20 +32,29 @@ def append_metrics(
     line = json.dumps(record) + '\n'
     with writing(path), open(path, 'ab') as f: f.write(line.encode())
 
+# %% ../../nbs/6_training/03_run_folder.ipynb #d02f9c61
+def _record(line):
+    "A line of `metrics.jsonl` as a record, None where it is none."
+    try: record = json.loads(line)
+    except ValueError: return None
+    if not isinstance(record, dict): return None
+    step = record.get('step')
+    return record if isinstance(step, int) and step > 0 else None
+
 # %% ../../nbs/6_training/03_run_folder.ipynb #9692e24b
 def read_metrics(
     out: Path,  # run folder
     until: int | None = None,  # last step wanted; None for all
 ) -> list[dict]:  # the records in order
-    "The records of `metrics.jsonl`; a line torn by a kill ends the file."
-    records: list[dict] = []
+    "The records of `metrics.jsonl`, without a torn last line. Raises RunError for damage before it."
     path = Path(out, 'metrics.jsonl')
-    if not path.exists(): return records
-    for line in read_lines(path):
-        try: record = json.loads(line)
-        except ValueError: break
-        if until is None or record['step'] <= until: records.append(record)
-    return records
+    if not path.exists(): return []
+    records = [_record(line) for line in read_lines(path)]
+    if records and records[-1] is None: records.pop()  # torn by a kill
+    if None in records:
+        damaged = records.index(None) + 1
+        raise RunError(f'{path} is damaged at line {damaged}; remove that line, or restore it from a copy')
+    return [record for record in records if until is None or record['step'] <= until]
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #9bb2af60
 def rewind_metrics(
@@ -76,8 +83,7 @@ def load_checkpoint(
     path: Path,  # a file written by `save_checkpoint`
 ) -> dict:  # the state, on the CPU
     "Reads a checkpoint without running code. Raises RunError if it is damaged or gone."
-    try: data = Path(path).read_bytes()
-    except OSError as e: raise RunError(f'cannot read {path}: {e.strerror}') from e
+    with reading(path): data = Path(path).read_bytes()
     contents = data[:-32]
     digest = hashlib.sha256(contents).digest()
     if digest != data[-32:]: raise RunError(f'{path} is damaged: its digest does not match')
@@ -92,21 +98,25 @@ def _step(path):
 # %% ../../nbs/6_training/03_run_folder.ipynb #f763b86e
 def _checkpoints(out):
     "Checkpoints from the oldest to the newest; a file of another name, such as a user's copy, is left out."
-    found = Path(out, 'checkpoints').glob('*.pt')
-    numbered = [path for path in found if re.fullmatch('[0-9]+', path.stem)]
+    folder = Path(out, 'checkpoints')
+    with reading(folder): found = list(folder.iterdir()) if folder.exists() else []
+    numbered = [path for path in found if re.fullmatch('[0-9]+[.]pt', path.name)]
     return sorted(numbered, key=_step)
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #94392887
 def newest_checkpoint(
     out: Path,  # run folder
-) -> dict | None:  # the newest sound state, None if there is none
-    "Tries checkpoints from the newest back; a damaged one is named in a warning and passed over."
-    for path in reversed(_checkpoints(out)):
+) -> dict | None:  # the newest sound state, None where none was saved
+    "The newest checkpoint; a damaged one costs a warning. Raises RunError where none of them can be read."
+    found = _checkpoints(out)
+    for path in reversed(found):
         try: return load_checkpoint(path)
         except RunError as e:
             if not path.exists(): return newest_checkpoint(out)  # a run that trains has newer ones by now
             warnings.warn(str(e))
-    return None
+    if not found: return None
+    raise RunError(f'{out} has {len(found)} checkpoints of which none can be read; '
+                   'restore one from a copy, or choose another --out')
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #ef7ed225
 def keep_checkpoints(
@@ -118,37 +128,6 @@ def keep_checkpoints(
     older = _checkpoints(out)[:-last]
     for path in older:
         if _step(path) != best: path.unlink()
-
-# %% ../../nbs/6_training/03_run_folder.ipynb #6fb8940d
-def _processor():
-    "The processor's name, as far as the system says it."
-    path = Path('/proc/cpuinfo')
-    lines = read_lines(path) if path.exists() else []
-    for line in lines:
-        field, _, value = line.partition(':')
-        if field.strip() == 'model name': return value.strip()
-    return platform.processor() or platform.machine()
-
-# %% ../../nbs/6_training/03_run_folder.ipynb #86609fba
-def _commit():
-    "`git describe` of the package's own checkout; None outside of one, or without git."
-    package = Path(str(files('coulomb_gan')))
-    if not package.with_name('settings.ini').exists(): return None
-    command = ['git', 'describe', '--always', '--dirty']
-    try: done = subprocess.run(command, cwd=package, text=True, capture_output=True)
-    except OSError: return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-# %% ../../nbs/6_training/03_run_folder.ipynb #b4cfc5fe
-def environment(
-    device: str = 'cpu',  # torch device the run uses
-) -> dict:  # hardware, versions and commit
-    "What ran this: processor or GPU, library versions, commit of the package's checkout (None without one)."
-    on_gpu = torch.device(device).type == 'cuda'
-    if on_gpu: hardware = torch.cuda.get_device_name(device)
-    else: hardware = f'{_processor()}, {torch.get_num_threads()} threads'
-    python = platform.python_version()
-    return dict(hardware=hardware, python=python, torch=torch.__version__, commit=_commit())
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #59ff0ab5
 def _seen_from(out, data):
@@ -171,6 +150,20 @@ def check_dataset(
     differing = changed(contents, identity)
     if differing: raise RunError(f'{out} was trained on other data: {differing}. Name its own with --data.')
 
+# %% ../../nbs/6_training/03_run_folder.ipynb #47fbcc08
+_READ = (  # part, entry, type
+    ('networks', 'name', str), ('objective', 'name', str), ('optim', 'steps', int), ('record', 'device', str))
+
+def _check_form(path, config):
+    "Raises RunError unless a configuration has what is read from it, of the right type."
+    for part, name, kind in _READ:
+        values = config.get(part)
+        if isinstance(values, Mapping) and isinstance(values.get(name), kind): continue
+        raise RunError(f'{path} is damaged (it has no {part}.{name}); restore it from a copy')
+    dataset = config.get('dataset', {})
+    if isinstance(dataset, Mapping) and isinstance(dataset.get('shape', []), list): return
+    raise RunError(f'{path} is damaged (its dataset is {dataset}); restore it from a copy')
+
 # %% ../../nbs/6_training/03_run_folder.ipynb #72e993c9
 def read_config(
     out: Path,  # a run folder
@@ -178,11 +171,13 @@ def read_config(
     "The configuration of a run; one of version 0.1 is converted. Raises RunError if it is damaged."
     path = Path(out, 'config.json')
     config = read_json(path)
-    if isinstance(config.get('networks'), Mapping): return config
     if 'encoder' in config: raise RunError(f'{out} holds an encoder, expected the run of an experiment')
-    try: return config_of_0_1(config)
+    try:
+        if isinstance(config.get('networks'), str): config = config_of_0_1(config)
     except ValueError as error:
         raise RunError(f'{path} is damaged ({error}); restore it from a copy') from error
+    _check_form(path, config)
+    return config
 
 # %% ../../nbs/6_training/03_run_folder.ipynb #09f2c596
 def _flat(config, prefix=''):
@@ -218,6 +213,13 @@ def _check_settings(out, stored, config, may_grow):
         differing += ' (learning rates or softening are laid out over all steps, so a longer run starts anew)'
     raise RunError(f'{out} holds another run: {differing}. Use its settings or another --out.')
 
+# %% ../../nbs/6_training/03_run_folder.ipynb #a749f063
+def remove_parts(
+    out: Path,  # run folder, which this process holds
+):
+    "Removes what a process that was killed in the middle of a write left of it."
+    for place in (out, out / 'checkpoints', out / 'samples'): remove_torn(place)
+
 # %% ../../nbs/6_training/03_run_folder.ipynb #ddbed04a
 def open_run(
     out: Path,  # run folder, made if missing
@@ -230,7 +232,7 @@ def open_run(
     out = Path(out)
     path = out / 'config.json'
     dataset = dict(identity, path=_seen_from(out, config['data']))
-    for part in out.rglob('.*.part'): part.unlink()  # left by a kill in the middle of a write
+    remove_parts(out)
     if not path.exists(): write_json(path, dict(config, environment=environment, dataset=dataset))
     stored = read_config(out)
     check_dataset(out, stored, identity)

@@ -206,7 +206,7 @@ def load_state_dict(self: TrainState,
         if name.startswith('opt'): _take_over(part, saved[name])
         else: part.load_state_dict(saved[name])
     device = self.gen.device
-    for name, tensor in saved['carried'].items():
+    for name, tensor in saved.get('carried', {}).items():
         self.carried[name] = tensor.to(device)
     self.progress = Progress(**saved['progress'])
     if saved['device'] == device.type:
@@ -225,7 +225,7 @@ def inference_checkpoint(
     saved: dict,  # from `TrainState.state_dict`
 ) -> dict:
     "In half precision, G as averaged, without optimisers: enough to sample and to report."
-    small = {name: part for name, part in saved.items() if not name.startswith('opt')}
+    small = {name: part for name, part in saved.items() if not name.startswith(('opt', 'carried'))}
     small['g_ema'] = _halved(saved['g_ema'])
     small['g'] = small['g_ema']  # stored once
     if 'd' in saved: small['d'] = _halved(saved['d'])

@@ -24,6 +24,10 @@ class Entry:
     published: float | None  # FID, of texts JSD-4; None where there is none
     changes: Mapping  # options by their flat names
     ours: str = ''  # settings that its authors do not state
+    @property
+    def other_networks(self) -> bool:
+        "Whether the figure was published for networks of another kind."
+        return self.ours == _OTHER_NETWORKS
 
 # %% ../../nbs/6_training/13_table4.ipynb #829b302c
 _CONSTANT = {'decay': 'none', 'weight_decay': 0.}

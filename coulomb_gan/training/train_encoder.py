@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 from ..data.datasets import Samples, content_digest, identity, to_float
 from ..devices import check_device
@@ -19,8 +20,9 @@ from ..metrics.feature_extractors import FeatureExtractor
 from ..options import plain, revised
 from .encoder_state import EncoderSettings, EncoderState
 from .encoder_state import draw_batch, encoder_data, encoder_step, held_out, n_classes
-from .run_folder import append_metrics, check_dataset, environment, keep_checkpoints
-from .run_folder import newest_checkpoint, rewind_metrics, save_checkpoint
+from .run_folder import append_metrics, check_dataset, keep_checkpoints
+from ..environment import environment
+from .run_folder import newest_checkpoint, remove_parts, rewind_metrics, save_checkpoint
 from .safeguards import FiniteLosses, Interrupted, flushed, stop_signals
 from .schedule import Clock, progress_bar
 
@@ -73,15 +75,18 @@ def _read(out):
     "The configuration of an encoder's folder. Raises RunError if it is none."
     path = Path(out, 'config.json')
     config = read_json(path) if path.exists() else {}
-    if isinstance(config.get('encoder'), Mapping): return config
-    raise RunError(f'{out} holds no encoder; make one with `coulomb-gan train encoder`')
+    if not isinstance(config.get('encoder'), Mapping):
+        raise RunError(f'{out} holds no encoder; make one with `coulomb-gan train encoder`')
+    dataset = config.get('dataset')
+    if isinstance(dataset, Mapping) and {'shape', 'classes'} <= dataset.keys(): return config
+    raise RunError(f'{path} is damaged (its dataset has no shape and classes); restore it from a copy')
 
 # %% ../../nbs/6_training/16_train_encoder.ipynb #f370c451
 def _open(out, settings, data):
     "Starts or re-enters a folder. Raises RunError if settings or data differ, or it holds something else."
     now = plain(settings)
     known = identity(data) | {'classes': n_classes(data)}
-    for part in out.rglob('.*.part'): part.unlink()  # left by a kill in the middle of a write
+    remove_parts(out)
     path = out / 'config.json'
     if not path.exists():
         write_json(path, dict(encoder=now, environment=environment(settings.device), dataset=known))
@@ -129,10 +134,12 @@ def train_encoder(
 # %% ../../nbs/6_training/16_train_encoder.ipynb #53e6bc7a
 def _check_images(encoder, images):
     "Raises ValueError for images of another shape, or integers."
+    if not isinstance(images, Tensor):
+        raise ValueError(f'{encoder.name}: got {type(images).__name__}, expected a tensor of images')
     is_alike = tuple(images.shape[1:]) == encoder.shape
-    if is_alike and images.is_floating_point(): return
+    if is_alike and images.dtype == torch.float32: return
     got = f'{images.dtype} {tuple(images.shape)}'
-    expected = f'floats in [-1, 1] of shape (n, {", ".join(map(str, encoder.shape))})'
+    expected = f'float32 in [-1, 1] of shape (n, {", ".join(map(str, encoder.shape))})'
     raise ValueError(f'{encoder.name}: got images of {got}, expected {expected}')
 
 # %% ../../nbs/6_training/16_train_encoder.ipynb #aad919a1

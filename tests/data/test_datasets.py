@@ -13,7 +13,8 @@ from torchvision.transforms import v2
 
 from coulomb_gan.data import datasets
 from coulomb_gan.data.prefetching import Prefetched
-from coulomb_gan.data.datasets import Data, Modes, Samples, content_digest, digits, fits, from_memory, identity
+from coulomb_gan.data.datasets import Data, Modes, Samples, content_digest, digits, fits, identity
+from coulomb_gan.data.in_memory import from_memory
 from coulomb_gan.data.datasets import to_float, to_uint8
 from coulomb_gan.data.text import Corpus
 from coulomb_gan.files import RunError

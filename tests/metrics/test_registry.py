@@ -8,7 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from coulomb_gan.data.catalogue import load
-from coulomb_gan.data.datasets import Data, Modes, digits, from_memory, to_float
+from coulomb_gan.data.datasets import Data, Modes, digits, to_float
+from coulomb_gan.data.in_memory import from_memory
 from coulomb_gan.data.text import Corpus
 from coulomb_gan.metrics import registry
 from coulomb_gan.metrics.digits_classifier import train_classifier

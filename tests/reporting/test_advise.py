@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from coulomb_gan.data.datasets import from_memory
+from coulomb_gan.data.in_memory import from_memory
 from coulomb_gan.field.distances import squared_distances
 from coulomb_gan.field.finite_samples import false_minimum_distance
 from coulomb_gan.reporting.advise import advice, advise, intrinsic_dimension, scales, smallest_feature

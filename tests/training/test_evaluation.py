@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from coulomb_gan.data.catalogue import load
-from coulomb_gan.data.datasets import from_memory
+from coulomb_gan.data.in_memory import from_memory
 from coulomb_gan.field.kernels import Plummer
 from coulomb_gan.field.potential import energy
 from coulomb_gan.files import read_lines

@@ -11,7 +11,8 @@ from PIL import Image
 from torchvision.datasets import FakeData
 
 from coulomb_gan.data.catalogue import DATASETS, DataSet, load
-from coulomb_gan.data.datasets import Data, Modes, content_digest, from_memory
+from coulomb_gan.data.datasets import Data, Modes, content_digest
+from coulomb_gan.data.in_memory import from_memory
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.files import RunError, write_json
 from coulomb_gan.metrics import registry
@@ -240,7 +241,7 @@ def test_a_run_that_ended_at_its_second_plateau_has_ended(tmp_path, monkeypatch)
     e = TINY.changed(decay='plateau', patience=1, steps=60)
     assert train(e, tmp_path / 'run').state.progress.step == 18
     assert train(e, tmp_path / 'run').state.progress.step == 18      # the same settings load it
-    with pytest.raises(RunError, match='ended at its second plateau, at step 18'):
+    with pytest.raises(RunError, match='ended at its last plateau, at step 18'):
         train(e.changed(steps=120), tmp_path / 'run')
 
 

@@ -1,6 +1,7 @@
 """What a run leaves on disk: damaged, torn, copied, moved under a reader, and asked for under other settings."""
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch
 from coulomb_gan.files import RunError
 from coulomb_gan.training import run_folder
 from coulomb_gan.training.loading import load_run
-from coulomb_gan.training.run_folder import environment, newest_checkpoint, read_config, read_metrics, rewind_metrics
-from faults import at_call
+from coulomb_gan.environment import environment
+from coulomb_gan.training.run_folder import newest_checkpoint, read_config, read_metrics, rewind_metrics
+from faults import at_call, without_privileges
 from tiny_runs import TINY, assert_same_end, contents, last_step, result, steps_saved, stopped, train
 
 MIDDLE = TINY.changed(steps=36)
@@ -39,10 +41,43 @@ def test_damaged_newest_checkpoint_is_passed_over(damage, halfway, middle):
     assert_same_end(halfway, middle)
 
 
-def test_all_checkpoints_damaged_starts_again(halfway, middle):
+def test_where_no_checkpoint_can_be_read_nothing_is_written_over(halfway):
     for path in halfway.glob('checkpoints/*.pt'): path.write_bytes(b'')
-    with pytest.warns(UserWarning, match='is damaged'): train(MIDDLE, halfway)
-    assert_same_end(halfway, middle)
+    before = contents(halfway)
+    with pytest.warns(UserWarning, match='is damaged'), pytest.raises(RunError, match='none can be read'): train(MIDDLE, halfway)
+    assert contents(halfway) == before
+
+
+@pytest.mark.parametrize('hidden', ['checkpoints', 'checkpoints/*.pt'])
+def test_checkpoints_that_may_not_be_read_are_not_taken_for_none(hidden, halfway):
+    before = contents(halfway)
+    paths = {path: path.stat().st_mode for path in halfway.glob(hidden)}
+    for path in paths: path.chmod(0)
+    with warnings.catch_warnings(), pytest.raises(RunError, match='cannot read|none can be read'):
+        warnings.simplefilter('ignore')
+        without_privileges(lambda: train(MIDDLE, halfway))
+    for path, mode in paths.items(): path.chmod(mode)
+    assert contents(halfway) == before
+
+
+def test_a_result_without_checkpoints_is_not_trained_over(copied):
+    shutil.rmtree(copied / 'checkpoints')
+    with pytest.raises(RunError, match='holds the result of a run without its checkpoints'): train(MIDDLE, copied)
+
+
+def test_a_line_damaged_inside_the_metrics_is_named_and_nothing_lost(halfway):
+    path = halfway / 'metrics.jsonl'
+    lines = path.read_text().splitlines()
+    path.write_text('\n'.join([lines[0], '{"step": 2 damaged', *lines[1:]]) + '\n')
+    before = path.read_bytes()
+    with pytest.raises(RunError, match='metrics.jsonl is damaged at line 2'): train(MIDDLE, halfway)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize('line', ['5', 'null', '{"a": 1}', '{"step": 0, "seconds": 0}', '{"step": 2.5}'])
+def test_what_is_no_record_is_none(line, tmp_path):
+    (tmp_path / 'metrics.jsonl').write_text(line)
+    assert read_metrics(tmp_path) == []
 
 
 def test_torn_last_line_is_dropped(halfway, middle):
@@ -72,8 +107,12 @@ def test_lines_after_the_checkpoint_are_written_again(halfway, middle):
 def test_parts_left_by_a_kill_are_removed(halfway, middle):
     for place in ('.config.json.123.part', 'checkpoints/.15.pt.123.part', 'samples/.12.png.123.part'):
         (halfway / place).write_bytes(b'half')
+    others = ['.thesis.part', 'other/checkpoints/.200.pt.4711.part', 'data/.images.npy.part']
+    for place in others:
+        (halfway / place).parent.mkdir(parents=True, exist_ok=True)
+        (halfway / place).write_bytes(b'of somebody else')
     train(MIDDLE, halfway)
-    assert not list(halfway.rglob('*.part'))
+    assert sorted(str(path.relative_to(halfway)) for path in halfway.rglob('*.part')) == sorted(others)
     assert_same_end(halfway, middle)
 
 
@@ -183,5 +222,5 @@ def test_result_says_what_ran_it(middle):
 
 def test_without_git_a_run_has_no_commit(tmp_path, monkeypatch):
     def no_git(*args, **options): raise FileNotFoundError('git')
-    monkeypatch.setattr(run_folder.subprocess, 'run', no_git)
+    monkeypatch.setattr('coulomb_gan.environment.subprocess.run', no_git)
     assert result(train(TINY, tmp_path / 'run').out)['commit'] is None
