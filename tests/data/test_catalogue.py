@@ -237,6 +237,9 @@ WRONG_ARRAYS = {
     'images of floats': ('images.npy', np.zeros((12, 3, 8, 8)), r'images.npy holds float64 \(12, 3, 8, 8\), expected uint8'),
     'images in rows': ('images.npy', np.zeros((12, 192), np.uint8), r'images.npy holds uint8 \(12, 192\), expected'),
     'fewer images': ('images.npy', np.zeros((11, 3, 8, 8), np.uint8), r'images.npy is damaged .*expected 12 rows'),
+    'classes as floats': ('labels.npy', np.zeros(12), r'labels.npy holds float64 \(12,\), expected classes'),
+    'classes below 0': ('labels.npy', np.full(12, -1), 'labels.npy holds int64 .12,., expected classes'),
+    'classes in rows': ('labels.npy', np.zeros((12, 1), int), r'labels.npy holds int64 \(12, 1\), expected classes'),
     'fewer classes': ('labels.npy', np.zeros(11), r'labels.npy is damaged .*expected 12 rows'),
 }
 
@@ -252,6 +255,18 @@ def test_another_array_is_refused(name, place):
 def test_more_held_out_than_there_are_is_refused(held_out, place):
     manifest(place, held_out=held_out)
     with pytest.raises(RunError, match=f'manifest.json is damaged .it holds out {held_out} of 12 images'): load(place)
+
+
+@pytest.mark.parametrize('wrong', [dict(held_out='3'), dict(held_out=2.5), dict(digest=5), dict(dataset=[])])
+def test_a_manifest_changed_by_hand_is_named_with_its_entry(wrong, place):
+    manifest(place, **wrong)
+    with pytest.raises(RunError, match=f'manifest.json is damaged .its {[*wrong][0]} is'): load(place)
+
+
+@pytest.mark.parametrize('wrong', [dict(vocabulary=7), dict(units=5), dict(vocabulary=''), dict(vocabulary=None)])
+def test_a_manifest_of_text_changed_by_hand_is_named_with_its_entry(wrong, lines):
+    manifest(lines, **wrong)
+    with pytest.raises(RunError, match=f'manifest.json is damaged .*{[*wrong][0]}'): load(lines)
 
 
 @pytest.mark.parametrize('missing', ['images.npy', 'manifest.json'])

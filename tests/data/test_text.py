@@ -109,3 +109,12 @@ def test_the_same_on_every_run_of_python():
     outs = {subprocess.run([sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': seed}, check=True,
                            capture_output=True, text=True).stdout for seed in '12'}
     assert len(outs) == 1
+
+
+@pytest.mark.parametrize('other', [np.int64, np.float32, '>u2', np.int8])
+def test_lines_of_another_type_are_not_read_as_if_they_were_of_ours(other, whole, tmp_path):
+    for n, d in contents(whole / 'out').items(): (tmp_path / n).write_bytes(d)
+    rows = np.load(tmp_path / 'lines.npy')
+    for wrong in (rows.astype(other), rows[0]):
+        np.save(tmp_path / 'lines.npy', wrong)
+        with pytest.raises(RunError, match='lines.npy is damaged'): corpus(tmp_path)

@@ -71,3 +71,17 @@ def test_it_stands_beside_kid():
         kid(extractor.net(images[150:]).double(), y.features.double())[1], rel=1e-4)
     assert 'kid_error' not in evaluate_features(extractor, images[150:], Statistics(y.mu, y.sigma))
     assert 'kid_error' not in evaluate_features(extractor, images[150:160], y)
+
+
+def test_features_that_have_no_distance_are_refused():
+    x, y = randn(40, 6), randn(40, 6, seed=1)
+    for wrong in (x * torch.nan, x * torch.inf, x * 1e200, x[:, :2], x[:, :, None], x.long(), x.numpy(), x[:19]):
+        with pytest.raises(ValueError): kid(wrong, y)
+    with pytest.raises(ValueError, match='got 1 and 40 rows, expected 2'): unbiased_squared_mmd(x[:1], y)
+
+
+def test_types_are_mixed_without_loss():
+    x, y = randn(40, 6), randn(40, 6, seed=1)
+    assert_close(kid(x.float(), y), kid(x.float().double(), y))
+    x, y = (200 * x).half(), (200 * y).half()  # their cubes overflow half precision
+    assert_close(kid(x, y), kid(x.double(), y.double()), rtol=1e-4, atol=0)

@@ -310,3 +310,24 @@ def test_the_methods_for_texts_train_each(place, monkeypatch):
     *[([name], dict(encoder='own.py:coarse', objective='coulomb'), 'chooses objectives by its methods') for name in SETS]], ids=str)
 def test_sets_of_fields_refuse_what_they_cannot_use(methods, options, message):
     with pytest.raises(ValueError, match=message): planned('cifar10', methods, **options)
+
+
+# --- before the first run -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('name, message', [('tiny', 'expected more than 64'), ('mixture', 'mixture holds no images')])
+def test_what_cannot_be_measured_is_told_before_the_first_is_trained(name, message, tmp_path):
+    extractor = FeatureExtractor('flat', lambda images: images.flatten(1).float())
+    experiments = planned(name, ['coulomb'], **SMALL)
+    with pytest.raises(ValueError, match=message):
+        compare(experiments, tmp_path / 'runs', extractors=[extractor], samples=30, progress=False)
+    assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('seconds', [float('inf'), float('nan'), 0., -1.])
+def test_a_time_is_finite(seconds, tmp_path):
+    with pytest.raises(ValueError, match='seconds must be a finite number above 0'):
+        compare(planned('tiny', ['coulomb'], **SMALL), tmp_path, seconds=seconds, progress=False)
+
+
+def test_a_seed_is_not_dropped_in_silence():
+    with pytest.raises(ValueError, match='say how many with --seeds'): planned('tiny', ['coulomb'], seed=3)

@@ -12,6 +12,9 @@ from coulomb_gan.data.datasets import digits, to_float
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.metrics.feature_extractors import FeatureExtractor
 from coulomb_gan.reporting import evaluate_images as module
+from coulomb_gan.reporting.reproduce import evaluate_run, render
+from coulomb_gan.training.fit import fit
+from coulomb_gan.training.presets import experiment
 from coulomb_gan.reporting.evaluate_images import Given, data_set, energy_of, evaluate_images, measure_at_hand, space_table
 from pages import check_notebook, check_page, make_pictures, numbers, shown_here
 
@@ -121,3 +124,17 @@ def test_tables_name_what_is_fid():
     ours = space_table('inception', dict(fid=1., bias=.5, kid=.1, n=10, n_reference=None))
     assert '| FID | 1 |' in ours and 'not FID' not in ours and 'published statistics' in ours
     assert data_set('digits').shape == (1, 8, 8)
+
+
+def test_the_folder_of_a_run_keeps_its_own_numbers(tmp_path):
+    out = tmp_path / 'run'
+    fit(experiment('tiny', steps=2, eval_every=2, eval_samples=20), out, progress=False)
+    before = (out / 'result.json').read_bytes()
+    write(tmp_path / 'images', digits().test[:20])
+    with pytest.raises(ValueError, match='is a run folder, whose own numbers would be lost'):
+        evaluate_images(tmp_path / 'images', 'digits', out, progress=False)
+    extractor = FeatureExtractor('flat', lambda images: images.flatten(1).float())
+    fit(experiment('tiny', steps=2, eval_every=2, eval_samples=20, seed=1), tmp_path / 'other', progress=False)
+    for way in (lambda: evaluate_run(tmp_path / 'other', extractor, to=out), lambda: render(tmp_path / 'other', to=out)):
+        with pytest.raises(ValueError, match='is the folder of another run'): way()
+    assert (out / 'result.json').read_bytes() == before

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from coulomb_gan.data.datasets import to_uint8
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.files import RunError
-from coulomb_gan.reporting.generate import export_generator, write_samples
+from coulomb_gan.reporting.generate import export_generator, share_run, write_samples
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment
@@ -240,3 +240,18 @@ def test_wrong_input_is_one_line(line, runs, run):
     code, out, err = run(line)
     assert code in (1, 2) and out == '' and len(err) == 1 and err[0].startswith('coulomb-gan: ') and WRONG[line] in err[0]
     assert files('.') == before
+
+
+def test_a_shared_run_goes_into_a_new_folder_alone(runs):
+    "In a folder of a run it would take the place of its checkpoint"
+    for name in ('digits', 'mixture'):
+        before = files(Path(name))
+        with pytest.raises(ValueError, match=f'{name} is not empty; choose a new folder'): share_run(runs['digits'], name)
+        assert files(Path(name)) == before
+    share_run(runs['digits'], 'shared')
+    assert_close(load_run('shared').sample(4), runs['digits'].sample(4), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize('n', [0, -1, 2.5, '3'])
+def test_a_number_of_samples_is_a_whole_one(n, runs):
+    with pytest.raises(ValueError, match='n must be a whole number from 1'): runs['digits'].sample(n)

@@ -403,3 +403,51 @@ def test_a_data_set_of_ones_own_trains_and_is_evaluated(tmp_path, monkeypatch):
     assert (again.data.name, again.data_name, again.data.digest) == ('ring', 'ring', ring().digest)
     assert run.sample(8).shape == (8, 2) and records(run.out)[-1]['step'] == 300
     assert run.diagnose(ring().test).energy < begun.diagnose(ring().test).energy / 2      # it has moved towards the clouds
+
+
+# --- what comes in ------------------------------------------------------------------------------------------------
+
+def test_data_without_a_digest_are_told_apart(tmp_path):
+    real = load('digits')
+    one, other = (Data(images, real.test) for images in (real.train, 255 - real.train))
+    train(TINY, tmp_path / 'run', data=one)
+    with pytest.raises(RunError, match='was trained on other data: digest was'):
+        train(TINY.changed(steps=24), tmp_path / 'run', data=other)
+
+
+@pytest.mark.parametrize('shape', [(40, 32, 32, 3), (40, 2, 8, 8), (40, 4, 8, 8)])
+def test_images_that_could_not_be_drawn_are_refused_before_the_first_step(shape, tmp_path):
+    with pytest.raises(ValueError, match='expected .n, c, h, w. with 1 or 3 channels'):
+        train(TINY, tmp_path / 'run', data=np.zeros(shape, np.uint8))
+    assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('m', [1, 3, 7])
+def test_points_of_any_dimension_are_trained_on(m, tmp_path):
+    points = torch.randn(60, m, generator=torch.Generator().manual_seed(0))
+    run = train(TINY, tmp_path / 'run', data=points)
+    assert run.sample(5).shape == (5, m) and (tmp_path / 'run/samples/12.npy').exists()
+
+
+def test_an_energy_that_no_float_holds_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match=r'make k\(0\) = inf'):
+        train(TINY.changed(energy_d=100., energy_eps=1e-12), tmp_path / 'run')
+    assert not list(tmp_path.rglob('*.pt'))
+
+
+def test_a_finished_run_does_no_work_when_it_is_asked_for_again(tmp_path, monkeypatch):
+    train(TINY, tmp_path / 'run')
+    def at_work(*args, **options): raise AssertionError('nothing is to be done')
+    for name in ('training_samples', 'GraphedStep', 'logging_to'): monkeypatch.setattr(fitting, name, at_work)
+    assert train(TINY, tmp_path / 'run').state.progress.step == 12
+
+
+def test_a_run_between_two_evaluations_of_a_longer_one_is_not_grown_to_it(tmp_path):
+    "Its last evaluation counts towards a plateau; at a multiple the longer run is the one made at once"
+    waiting = TINY.changed(decay='plateau', patience=1, lr_g=1e-9, eval_every=5)
+    train(waiting.changed(steps=12), tmp_path / 'between')
+    with pytest.raises(RunError, match='ended at step 12, between evaluations every 5 steps'):
+        train(waiting.changed(steps=20), tmp_path / 'between')
+    train(waiting.changed(steps=10), tmp_path / 'at')
+    for out in ('at', 'once'): train(waiting.changed(steps=20), tmp_path / out)
+    assert_same_end(tmp_path / 'at', tmp_path / 'once')

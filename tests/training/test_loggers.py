@@ -46,6 +46,18 @@ def test_texts_are_shown_as_texts(tmp_path):
     assert found[-1] == (tmp_path / 'run/samples/12.txt').read_text()
 
 
+def test_lists_are_logged_number_by_number(tmp_path):
+    "Those of the divergences of texts, for n-grams of one to six characters"
+    text = dict(data='text-builtin', networks='text', width_g=8, width_d=8, depth_g=1, depth_d=1)
+    e = tiny(**text, monitor='ngrams').changed(eval_samples=640, steps=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        train(e, tmp_path / 'run', loggers=[CSVLogger(), TensorBoardLogger()])
+    *_, last = read_metrics(tmp_path / 'run')
+    assert [table(tmp_path / 'run')[-1][f'jsd_{n}'] for n in range(1, 7)] == last['jsd']
+    assert events(tmp_path / 'run').Scalars('jsd_6')[-1].value == pytest.approx(last['jsd'][5], rel=1e-6)
+
+
 @pytest.mark.parametrize('method', ['start', 'log', 'close'])
 def test_one_that_fails_warns_once_and_the_run_is_the_same(method, tmp_path):
     class Failing(Logger): pass
