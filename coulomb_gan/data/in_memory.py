@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from .datasets import Data, content_digest, drawn_apart, to_uint8
 from .image_decoding import to_rgb
@@ -52,8 +53,8 @@ def _stored(samples):
 def _pixels(picture):
     "A picture as a tensor, channels first; tensors have them first already, a grey one has none."
     is_tensor = isinstance(picture, Tensor)
-    other_mode = getattr(picture, 'mode', 'L') not in ('L', 'RGB')  # with a palette, or transparent
-    if other_mode: picture = to_rgb(picture)
+    has_palette = isinstance(picture, Image.Image) and picture.mode in ('P', 'PA', 'LA', 'RGBA')
+    if has_palette: picture = to_rgb(picture)  # or is transparent
     pixels = picture if is_tensor else torch.from_numpy(np.array(picture))
     if pixels.ndim == 2: return pixels[None]
     if is_tensor or pixels.ndim != 3: return pixels
@@ -69,7 +70,7 @@ def _classes(labels):
 def _items(dataset):
     "Pictures of a torchvision data set, and their classes. Raises ValueError for what is none."
     has_items = hasattr(dataset, '__getitem__') and hasattr(dataset, '__len__')
-    if not has_items or isinstance(dataset, (dict, str)):
+    if not has_items or isinstance(dataset, dict):
         kind = type(dataset).__name__
         raise ValueError(f'got {kind}, expected a tensor, an array, or a data set of pictures and classes')
     images, labels = [], []

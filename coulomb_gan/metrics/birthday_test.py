@@ -115,10 +115,10 @@ def birthday(
 ) -> dict:  # threshold, data units; pairs, support of all pairs; ceiling of real ones; batches, a dict a size
     "Birthday test: duplicates in batches and among all pairs, and the support they imply. Raises ValueError."
     check_rows(x=x, y=y)
-    for size in batches: check_counts(2, batch=size)
     if len(y) < 2: raise ValueError('got 1 real sample, expected 2 or more')
     if not batches or min(batches) < 2 or min(batches) > len(x):
         raise ValueError(f'got batches {batches}, expected sizes from 2, one of them up to n_x = {len(x)}')
+    for size in batches: check_counts(2, batch=size)
     threshold = _threshold(y, quantile)
     if generator is not None:
         order = torch.randperm(len(x), generator=generator, device=generator.device)

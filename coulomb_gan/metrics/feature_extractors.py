@@ -42,7 +42,8 @@ def _pixels(extractor, images):
     "Images as they would be stored. Raises ValueError for integers other than uint8."
     if images.dtype == torch.uint8: return images
     if not images.is_floating_point():
-        raise ValueError(f'{extractor.name}: got {images.dtype}, expected uint8 images, or floats in [-1, 1]')
+        got = f'{extractor.name}: got images of {images.dtype}'
+        raise ValueError(f'{got}, expected uint8, or floats in [-1, 1]')
     low, high = images.aminmax()
     if low > -10 and high < 10: return to_uint8(images)  # else another scale, or NaN
     raise ValueError(f'{extractor.name}: got images from {low:.4g} to {high:.4g}, expected floats in [-1, 1]')

@@ -200,7 +200,9 @@ def _is_known(error):
 def _explained(error):
     "A message and an exit code for an error that is known."
     if _is_memory(error): return 'the memory is not enough; try a smaller --batch, or narrower networks', 1
-    if isinstance(error, OSError): return f'cannot use {error.filename}: {error.strerror}', 1
+    if isinstance(error, OSError):
+        named = f'cannot use {error.filename}: {error.strerror}'
+        return (named if error.filename else str(error)), 1
     if isinstance(error, click.NoSuchOption): return _old_name(error), 2
     if isinstance(error, click.ClickException): return error.format_message(), 2
     if isinstance(error, click.Abort): return 'aborted', 130

@@ -167,7 +167,7 @@ A, B = torch.zeros(4, 6), torch.ones(9, 6)
     (lambda: birthday(A, B, (2,), quantile=0.), 'quantile: got 0.0'),
     (lambda: birthday(A, B, (2,), quantile=1.), 'quantile: got 1.0'),
     (lambda: birthday(A, B[:, :5], (2,)), 'got rows of size 6 and 5'),
-    (lambda: birthday(A, B[:1], (2,)), 'got 1 and 1 rows'),
+    (lambda: birthday(A, B[:1], (2,)), 'got 1 real sample'),
     (lambda: birthday(A, 1e160 * torch.arange(9).double()[:, None].expand(9, 6), (2,)), 'squared distances fit into float64'),
     (lambda: wilson(2, 1), 'got k=2, n=1'),
     (lambda: support_size(.5, 1), 'got p=0.5, batch=1'),

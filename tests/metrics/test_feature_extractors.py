@@ -12,7 +12,6 @@ from torch.testing import assert_close
 
 import coulomb_gan.metrics
 from coulomb_gan.data.datasets import content_digest
-from coulomb_gan.metrics import feature_extractors
 from coulomb_gan.metrics.feature_extractors import FEATURE_METRICS, FeatureExtractor, evaluate_features, feature_metric
 from coulomb_gan.metrics.feature_extractors import features, load_extractor, reference, summary
 from coulomb_gan.metrics.inception import FID_WEIGHTS, find_weights, inception
@@ -432,7 +431,7 @@ def test_made_up_weights_go_the_whole_way_and_are_not_fid(tmp_path, monkeypatch)
     assert not extractor.fid and extractor.name.startswith('inception-') and FID_WEIGHTS in path.name
     published = Statistics(torch.zeros(2048), torch.eye(2048))
     with pytest.raises(ValueError, match=r'x: got \(3, 2048\)'): evaluate_features(extractor, pictures(3), published)
-    monkeypatch.setattr(feature_extractors, 'FID_WEIGHTS', extractor.name[-8:])
+    monkeypatch.setattr('coulomb_gan.metrics.inception.FID_WEIGHTS', extractor.name[-8:])
     true = inception()
     assert true.fid and true.name == 'inception-v3-compat'
     rows = 3000

@@ -266,7 +266,7 @@ A, B = torch.zeros(4, 6), torch.ones(9, 6)
     (lambda: nearest(A, B, exclude_self=True), 'expected the first rows of b'),
     (lambda: nearest(A[:1], A[:1], exclude_self=True), 'got 1 and 1 rows'),
     (lambda: closest_pairs(A, 7), 'got count 7'),
-    (lambda: closest_pairs(A, 0), 'got count 0'),
+    (lambda: closest_pairs(A, 0), 'count must be a whole number from 1, got 0'),
     (lambda: closest_pairs(A * math.nan, 1), 'x: got NaN or infinity'),
     (lambda: check_rows(p=A, q=A, r=B[:, :2]), 'got rows of size 6 and 2, expected one size'),
     (lambda: check_rows(p=A, q=B.bool()), 'q: got torch.bool, expected floats or uint8 images'),

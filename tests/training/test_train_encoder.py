@@ -196,7 +196,7 @@ def test_digest_is_that_of_the_weights(whole, tmp_path):
 def test_other_images_are_refused(images, got, whole):
     encoder = load_encoder(whole['masked'])
     for call in (encoder, encoder.features):
-        with pytest.raises(ValueError, match=rf'{encoder.name}: got images of {got}.*expected floats in'): call(images)
+        with pytest.raises(ValueError, match=rf'{encoder.name}: got images of {got}.*expected float32 in'): call(images)
 
 
 def test_extractor_refuses_other_images(whole):
