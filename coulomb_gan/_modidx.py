@@ -1964,6 +1964,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                                    'coulomb_gan/reporting/reproduce.py'),
                                                  'coulomb_gan.reporting.reproduce._drawn': ( '7_reporting/reproduce.html#_drawn',
                                                                                              'coulomb_gan/reporting/reproduce.py'),
+                                                 'coulomb_gan.reporting.reproduce._settings': ( '7_reporting/reproduce.html#_settings',
+                                                                                                'coulomb_gan/reporting/reproduce.py'),
                                                  'coulomb_gan.reporting.reproduce.check_enough': ( '7_reporting/reproduce.html#check_enough',
                                                                                                    'coulomb_gan/reporting/reproduce.py'),
                                                  'coulomb_gan.reporting.reproduce.check_report': ( '7_reporting/reproduce.html#check_report',

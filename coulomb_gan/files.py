@@ -65,7 +65,7 @@ def reading(
 ):
     "Turns `OSError` inside the block into a one-line `RunError`."
     try: yield
-    except OSError as e: raise RunError(f'cannot read {path}: {e.strerror}') from e
+    except OSError as e: raise RunError(f'cannot read {path}: {e.strerror or e}') from e
 
 # %% ../nbs/tools/files.ipynb #9a771794
 def nearest_folder(

@@ -40,7 +40,7 @@ def check_counts(
 ):
     "Raises ValueError naming the first that is not a whole number, or is too small."
     for name, count in counts.items():
-        whole = isinstance(count, int) and not isinstance(count, bool)
+        whole = hasattr(count, '__index__') and not isinstance(count, bool)
         if whole and count >= least: continue
         raise ValueError(f'{name} must be a whole number from {least}, got {count!r}')
 

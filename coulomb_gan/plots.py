@@ -24,9 +24,6 @@ GENERATED = '#D55E00'  # vermilion of Okabe & Ito
 # %% ../nbs/tools/plots.ipynb #f2233083
 _RESERVED = {'real': REAL, 'generated': GENERATED, 'given': GENERATED}  # given: by another program
 
-# %% ../nbs/tools/plots.ipynb #ba21978c
-#| export
-
 # %% ../nbs/tools/plots.ipynb #39816161
 def use_style(
 ) -> None:  # matplotlib's defaults are changed in place

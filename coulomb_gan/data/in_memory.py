@@ -87,9 +87,12 @@ def _items(dataset):
 
 # %% ../../nbs/4_data/15_in_memory.ipynb #9d89f1e4
 def _known(data):
-    "A data set with a digest of its contents, where it has none."
+    "A data set with a digest of its contents; where it has none they are read. Raises ValueError."
+    if data.train.ndim == 4: _check_shape(data.train)
     if data.digest: return data
-    return replace(data, digest=content_digest(data.train, data.test))
+    parts = [part.detach().cpu() for part in (data.train, data.test)]
+    try: return replace(data, digest=content_digest(*parts))
+    except TypeError as e: raise ValueError(f'got samples of {data.train.dtype}: {e}') from e
 
 # %% ../../nbs/4_data/15_in_memory.ipynb #26321f1c
 def from_memory(

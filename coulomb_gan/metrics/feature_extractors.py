@@ -35,7 +35,7 @@ class FeatureExtractor:
     def __post_init__(self):
         if not re.fullmatch(r'[\w.-]+', self.name):
             raise ValueError(f"name: got {self.name!r}, expected letters, digits, '.', '_' and '-'")
-        check_device(self.device)
+        check_device(str(self.device))
 
 # %% ../../nbs/5_metrics/03_feature_extractors.ipynb #b3781c9c
 def _pixels(extractor, images):
@@ -80,7 +80,7 @@ def load_extractor(
     file, _, name = spec.rpartition(':')
     if not (file.endswith('.py') and Path(file).is_file()):
         raise ValueError(f'{spec!r}: expected FILE.py:FUNCTION with a file that exists')
-    check_device(device)
+    check_device(str(device))
     user = UserFile(file)
     net = call(user, name)
     if not callable(net): raise ValueError(f'{file}: {name}() gave {type(net).__name__}, expected a network')

@@ -48,7 +48,7 @@ def inception(
     device: str = 'cpu',  # where to compute
 ) -> FeatureExtractor:  # 2,048 features; colour or grey images of any size
     "torch-fidelity's Inception network. Raises ValueError that says where the weights are had, or are wrong."
-    check_device(device)
+    check_device(str(device))
     net, digest = _inception_network(find_weights(path))
     net = net.to(device)
     def pooled(images): return net(images.expand(-1, 3, -1, -1))[0]

@@ -134,7 +134,7 @@ def train(
 @click.argument('run', type=Path)
 @click.option('--n', type=click.IntRange(1, 10**9), default=64, show_default=True, help='how many')
 @click.option('--out', type=Path, required=True, help='a folder of pictures, x.npz, or x.txt for texts')
-@click.option('--seed', type=click.IntRange(0, 2**31), default=0, help='of the latent vectors [0]')
+@click.option('--seed', type=click.IntRange(0, 2**63 - 1), default=0, help='of the latent vectors [0]')
 @click.option('--data', default='', help='where its data lie now [where they lay]')
 def sample(
     run: Path,  # a run folder
@@ -199,10 +199,10 @@ def _is_known(error):
 # %% ../../nbs/7_reporting/09_cli.ipynb #be35e88b
 def _explained(error):
     "A message and an exit code for an error that is known."
-    if _is_memory(error): return 'the memory is not enough; try a smaller --batch, or narrower networks', 1
+    if _is_memory(error): return 'the memory is not enough; try fewer samples, or a smaller batch or networks', 1
     if isinstance(error, OSError):
-        named = f'cannot use {error.filename}: {error.strerror}'
-        return (named if error.filename else str(error)), 1
+        named = error.filename and error.strerror
+        return (f'cannot use {error.filename}: {error.strerror}' if named else str(error)), 1
     if isinstance(error, click.NoSuchOption): return _old_name(error), 2
     if isinstance(error, click.ClickException): return error.format_message(), 2
     if isinstance(error, click.Abort): return 'aborted', 130

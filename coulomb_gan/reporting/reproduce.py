@@ -14,7 +14,7 @@ from typing import Any
 
 from ..data.catalogue import DATASETS
 from ..data.datasets import Data
-from ..files import RunError, check_writable
+from ..files import RunError, check_writable, read_json
 from ..metrics.feature_extractors import FeatureExtractor, evaluate_features, features
 from ..metrics.feature_extractors import reference as _reference
 from ..metrics.frechet import Statistics, load_statistics
@@ -77,10 +77,18 @@ def report_of(
     return REPORTS[data.kind]
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #f55306d5
+def _settings(folder):
+    "What a run folder says of its run, wherever its data lie; nothing where it is none."
+    path = Path(folder, 'config.json')
+    config = read_json(path) if path.exists() else {}
+    dataset = config.get('dataset')
+    if isinstance(dataset, dict): dataset.pop('path', None)
+    return config
+
+# %% ../../nbs/7_reporting/03_reproduce.ipynb #06a81cd5
 def _check_apart(out, to):
     "Raises ValueError for numbers of one run that would go into the folder of another."
-    if to is None or not Path(to, 'config.json').exists(): return
-    if Path(to).resolve() == Path(out).resolve(): return
+    if to is None or _settings(to) in ({}, _settings(out)): return
     raise ValueError(f'{to} is the folder of another run, whose numbers would be mixed; choose another --out')
 
 # %% ../../nbs/7_reporting/03_reproduce.ipynb #d4e6dba3

@@ -123,7 +123,7 @@ def run_status(
     if state == 'finished' or not lines: return found
     left = seconds_left(lines, steps)
     written = (out / 'metrics.jsonl').stat().st_mtime
-    return replace(found, left=left, ends=written + left if state == 'running' else None)
+    return replace(found, left=left, ends=written + left if left is not None and state == 'running' else None)
 
 # %% ../../nbs/7_reporting/19_status.ipynb #0e19ee38
 def duration(

@@ -147,6 +147,7 @@ def check_dataset(
     "Raises RunError saying what differs, if the run was trained on other data; version 0.1 did not say."
     dataset = stored.get('dataset', identity)
     contents = {name: value for name, value in dataset.items() if name != 'path'}
+    if not contents.get('digest'): contents |= {'digest': identity.get('digest')}  # once not taken
     differing = changed(contents, identity)
     if differing: raise RunError(f'{out} was trained on other data: {differing}. Name its own with --data.')
 

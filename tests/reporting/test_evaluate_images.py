@@ -13,7 +13,9 @@ from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.metrics.feature_extractors import FeatureExtractor
 from coulomb_gan.reporting import evaluate_images as module
 from coulomb_gan.reporting.reproduce import evaluate_run, render
+from coulomb_gan.reporting.generate import share_run
 from coulomb_gan.training.fit import fit
+from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment
 from coulomb_gan.reporting.evaluate_images import Given, data_set, energy_of, evaluate_images, measure_at_hand, space_table
 from pages import check_notebook, check_page, make_pictures, numbers, shown_here
@@ -138,3 +140,6 @@ def test_the_folder_of_a_run_keeps_its_own_numbers(tmp_path):
     for way in (lambda: evaluate_run(tmp_path / 'other', extractor, to=out), lambda: render(tmp_path / 'other', to=out)):
         with pytest.raises(ValueError, match='is the folder of another run'): way()
     assert (out / 'result.json').read_bytes() == before
+    share_run(load_run(out), tmp_path / 'shared')  # a copy of the run may have its numbers
+    assert evaluate_run(out, FeatureExtractor('few', lambda images: images.flatten(1)[:, :4].float()), to=tmp_path / 'shared',
+                        samples=30, cache=tmp_path, progress=False)['n'] == 30

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from coulomb_gan.files import write_json
+from coulomb_gan.locks import locked
 from coulomb_gan.reporting import cli
 from coulomb_gan.reporting.status import run_status
 from coulomb_gan.training.fit import fit
@@ -61,6 +62,13 @@ def test_odd_files_do_not_stop_the_table_of_runs(name, trained, run):
     if file == 'config.json': assert run_status(Path('others/odd')).state == 'damaged'
 
 
+def test_a_running_run_without_times_is_in_the_table(trained, run):
+    (trained / 'result.json').unlink()
+    (trained / 'metrics.jsonl').write_text('{"step": 3}\n')
+    with locked(trained): code, out, err = run('status run')
+    assert code == 0 and 'running  3 of 4' in out and not err
+
+
 @pytest.mark.parametrize('line', ['train tiny --data {}', 'evaluate --images {} --data digits', 'status {}', 'train tiny --out {}'])
 def test_a_name_that_is_too_long_is_one_line(line, run):
     code, _, err = run(line.format('a' * 5000))
@@ -71,7 +79,7 @@ def test_memory_that_is_not_enough_is_one_line(run, monkeypatch):
     def hungry(*args, **options): raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     monkeypatch.setattr(cli, 'fit', hungry)
     code, _, err = run(QUICKLY)
-    assert (code, err) == (1, ['coulomb-gan: the memory is not enough; try a smaller --batch, or narrower networks'])
+    assert (code, err) == (1, ['coulomb-gan: the memory is not enough; try fewer samples, or a smaller batch or networks'])
 
 
 def test_a_fault_of_our_own_keeps_its_traceback(run, monkeypatch):

@@ -413,6 +413,12 @@ def test_data_without_a_digest_are_told_apart(tmp_path):
     train(TINY, tmp_path / 'run', data=one)
     with pytest.raises(RunError, match='was trained on other data: digest was'):
         train(TINY.changed(steps=24), tmp_path / 'run', data=other)
+    config = read_config(tmp_path / 'run')
+    config['dataset']['digest'] = ''  # as runs had it that knew no digest of theirs
+    write_json(tmp_path / 'run/config.json', config)
+    assert len(load_run(tmp_path / 'run', data=one).data.train) == len(real.train)
+    train(TINY.changed(steps=24), tmp_path / 'run', data=one)
+    assert read_config(tmp_path / 'run')['dataset']['digest'] == from_memory(one).digest
 
 
 @pytest.mark.parametrize('shape', [(40, 32, 32, 3), (40, 2, 8, 8), (40, 4, 8, 8)])
