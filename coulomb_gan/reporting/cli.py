@@ -199,7 +199,7 @@ def _is_known(error):
 # %% ../../nbs/7_reporting/09_cli.ipynb #be35e88b
 def _explained(error):
     "A message and an exit code for an error that is known."
-    if _is_memory(error): return 'the memory is not enough; try fewer samples, or a smaller batch or networks', 1
+    if _is_memory(error): return 'not enough memory; try fewer samples, or a smaller batch or networks', 1
     if isinstance(error, OSError):
         named = error.filename and error.strerror
         return (f'cannot use {error.filename}: {error.strerror}' if named else str(error)), 1

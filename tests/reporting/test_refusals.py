@@ -79,7 +79,7 @@ def test_memory_that_is_not_enough_is_one_line(run, monkeypatch):
     def hungry(*args, **options): raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     monkeypatch.setattr(cli, 'fit', hungry)
     code, _, err = run(QUICKLY)
-    assert (code, err) == (1, ['coulomb-gan: the memory is not enough; try fewer samples, or a smaller batch or networks'])
+    assert (code, err) == (1, ['coulomb-gan: not enough memory; try fewer samples, or a smaller batch or networks'])
 
 
 def test_a_fault_of_our_own_keeps_its_traceback(run, monkeypatch):
