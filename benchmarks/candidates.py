@@ -42,11 +42,11 @@ from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear, pad
 from torch.profiler import ProfilerActivity, profile
 
+from coulomb_gan.environment import environment
 from coulomb_gan.networks.layers import PatchConv2d
 from coulomb_gan.tables import table
 from coulomb_gan.training.config import Experiment
 from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
-from coulomb_gan.environment import environment
 from coulomb_gan.training.state import TrainState
 from measuring import wait
 from step import REPEATS, Row, noise, operations, throughput, time_all

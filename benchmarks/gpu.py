@@ -244,17 +244,16 @@ def perform(name, plan):
     return ended == 'done'
 
 
-def check_parts(names):
-    "Raises an error of the command line unless all are parts."
-    unknown = [name for name in names if name not in PARTS]
-    if unknown: raise click.BadParameter(f'no part {", ".join(unknown)}; there are {", ".join(PARTS)}')
+def check_parts(names, known):
+    "Raises an error of the command line unless all are among the known parts."
+    unknown = [name for name in names if name not in known]
+    if unknown: raise click.BadParameter(f'no part {", ".join(unknown)}; there are {", ".join(known)}')
 
 
 def bounds(values):
     "Minutes of each part, from PART=MINUTES."
     given = dict(value.split('=') for value in values)
-    unknown = given.keys() - MINUTES.keys()
-    if unknown: raise click.BadParameter(f'no bound for {", ".join(unknown)}; there are {", ".join(MINUTES)}')
+    check_parts(given, MINUTES)
     return MINUTES | {name: float(minutes) for name, minutes in given.items()}
 
 
@@ -270,7 +269,7 @@ def bounds(values):
 def main(out, faces, features, samples, parts, minutes, part_mib, **options):
     "All parts that were asked for, one after the other."
     names = parts.split(',') if parts else [*PARTS]
-    check_parts(names)
+    check_parts(names, PARTS)
     needy = {'fields', 'train'} & {*names}
     if needy and not faces: raise click.UsageError(f'{", ".join(needy)} needs --faces, a tar of pictures')
     given = {name: value for name, value in options.items() if value is not None}

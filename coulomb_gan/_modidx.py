@@ -808,6 +808,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                      'coulomb_gan/metrics/kid.py'),
                                          'coulomb_gan.metrics.kid._prepared': ( '5_metrics/kid.html#_prepared',
                                                                                 'coulomb_gan/metrics/kid.py'),
+                                         'coulomb_gan.metrics.kid._squared_mmd': ( '5_metrics/kid.html#_squared_mmd',
+                                                                                   'coulomb_gan/metrics/kid.py'),
                                          'coulomb_gan.metrics.kid.cubic_kernel': ( '5_metrics/kid.html#cubic_kernel',
                                                                                    'coulomb_gan/metrics/kid.py'),
                                          'coulomb_gan.metrics.kid.kid': ('5_metrics/kid.html#kid', 'coulomb_gan/metrics/kid.py'),

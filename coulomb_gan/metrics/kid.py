@@ -41,15 +41,19 @@ def _prepared(x, y, least):
     width = x.shape[1]
     return widened(lambda r2: (r2 / width + 1)**3, x=x, y=y)
 
+# %% ../../nbs/5_metrics/12_kid.ipynb #a519a469
+def _squared_mmd(x, y):
+    "Of features that fit each other, as `_prepared` gives them."
+    between = cubic_kernel(x, y).mean()
+    return _mean_of_pairs(x) + _mean_of_pairs(y) - 2 * between
+
 # %% ../../nbs/5_metrics/12_kid.ipynb #4bef2bd7
 def unbiased_squared_mmd(
     x: Tensor,  # features of generated images `(n_x, k)`, two rows or more
     y: Tensor,  # features of real images `(n_y, k)`, two rows or more
 ) -> Tensor:  # one number, unbiased; it may be negative
     "Squared maximum mean discrepancy with the kernel of KID. Raises ValueError for unfit features."
-    x, y = _prepared(x, y, least=2)
-    between = cubic_kernel(x, y).mean()
-    return _mean_of_pairs(x) + _mean_of_pairs(y) - 2 * between
+    return _squared_mmd(*_prepared(x, y, least=2))
 
 # %% ../../nbs/5_metrics/12_kid.ipynb #1c9decc5
 SUBSETS, LARGEST = 10, 1000  # least number of disjoint subsets, most rows in one
@@ -69,7 +73,7 @@ def kid(
     rows_y = torch.randperm(len(y), generator=generator)
     whole = n // size * size
     pairs = zip(rows_x[:whole].split(size), rows_y[:whole].split(size))
-    found = torch.stack([unbiased_squared_mmd(x[i], y[j]) for i, j in pairs])
+    found = torch.stack([_squared_mmd(x[i], y[j]) for i, j in pairs])
     error = found.std() / math.sqrt(len(found))
     return found.mean().item(), error.item()
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from ..data.datasets import Data, to_float
 from .digits_classifier import DigitsClassifier, train_classifier
 from .feature_extractors import FeatureExtractor, features
-from .inception import find_weights, inception
 from .feature_extractors import load_extractor, reference
 from .frechet import frechet, statistics
+from .inception import find_weights, inception
 from .mode_coverage import mode_coverage
 from .ngrams import jsds, training_models
 from ..options import Registry

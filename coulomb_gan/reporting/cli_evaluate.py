@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 import torch
-from ..metrics.inception import inception
 from ..metrics.feature_extractors import load_extractor, summary
+from ..metrics.inception import inception
 from .cli_options import given_options
 from .evaluate_images import evaluate_images
 from .reproduce import evaluate_run, render

@@ -148,7 +148,8 @@ def agreed(self: World,
 # %% ../../nbs/6_training/20_distributed.ipynb #9138eab7
 def _raise_first(world, fault, group):
     "Raises the fault of the first process that has one, everywhere; nothing if all are well."
-    own = None if fault is None else (type(fault).__name__, str(fault))
+    kind = RunError if isinstance(fault, RunError) else type(fault)
+    own = None if fault is None else (kind.__name__, str(fault))
     faults = world.exchange(own, group)
     met = [rank for rank in range(world.size) if faults[rank]]
     if not met: return

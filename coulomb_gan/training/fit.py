@@ -17,6 +17,7 @@ from ..data.catalogue import load
 from ..data.datasets import Data, identity
 from ..data.in_memory import from_memory
 from ..devices import check_device
+from ..environment import environment
 from ..files import write_json, writing
 from .algorithm import draw_real
 from .config import Experiment
@@ -28,7 +29,6 @@ from .loggers import Logger, logging_to
 from .continuing import checkpoint_to_continue, may_grow
 from .loading import IN_MEMORY, Run, restore
 from .run_folder import append_metrics, keep_checkpoints
-from ..environment import environment
 from .run_folder import open_run, rewind_metrics, save_checkpoint
 from .safeguards import FiniteLosses, Interrupted, flushed, stop_signals
 from .schedule import Clock, lr_factor, progress_bar

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from ..data.datasets import Samples, content_digest, identity, to_float
 from ..devices import check_device
+from ..environment import environment
 from ..files import RunError, changed, read_json, write_json
 from ..locks import locked
 from ..metrics.feature_extractors import FeatureExtractor
@@ -21,7 +22,6 @@ from ..options import plain, revised
 from .encoder_state import EncoderSettings, EncoderState
 from .encoder_state import draw_batch, encoder_data, encoder_step, held_out, n_classes
 from .run_folder import append_metrics, check_dataset, keep_checkpoints
-from ..environment import environment
 from .run_folder import newest_checkpoint, remove_parts, rewind_metrics, save_checkpoint
 from .safeguards import FiniteLosses, Interrupted, flushed, stop_signals
 from .schedule import Clock, progress_bar

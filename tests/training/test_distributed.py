@@ -5,20 +5,24 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from coulomb_gan.files import RunError
 from coulomb_gan.objectives.base import OBJECTIVES
 from coulomb_gan.reporting.cli import main
 from coulomb_gan.reporting.sections import headline
+from coulomb_gan.training import distributed
 from coulomb_gan.training import fit as fitting
 from coulomb_gan.training.algorithm import rows_of_a_step
 from coulomb_gan.training.launched import joined
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment
 from coulomb_gan.training.run_folder import read_metrics
+from coulomb_gan.training.safeguards import NotFinite
 from faults import at_call, die, fill_the_disk, send
 from several import ip, on_machines, steps, together, why_no_networks
 from tiny_runs import VARIANTS, result, steps_saved, tiny, train
@@ -211,7 +215,7 @@ KILLED = lambda: at_step(8, die)
 FAILURES = {      # what happens to whom of three, exit codes, what is said, the last checkpoint
     'killed': (at(1, KILLED), [1, -9, 1], LOST, 6),
     'first one killed': (at(0, KILLED), [-9, 1, 1], LOST, 6),
-    'NaN at one': (at(1, poisoned), [1, 1, 1], 'the loss is not finite at step 6; there is no checkpoint', 0),
+    'NaN at one': (at(1, poisoned), [1, 1, 1], '^coulomb-gan: the loss is not finite at step 6; there is no checkpoint', 0),
     'disk full at the first': (at(0, out_of_disk), [1, 1, 1], 'cannot write .*: File too large', 6),
     'disk full at another': (at(2, out_of_disk), [0, 0, 0], None, 12),
     'unknown error': (at(2, broken), [1, 1, 1], LOST, 6),
@@ -230,6 +234,17 @@ def test_all_stop_together_and_say_it_once(case, undisturbed, tmp_path):
     again = together(2, training(out), tmp_path)
     assert again.codes == [0, 0], again.said
     assert_alike(out, undisturbed)
+
+
+def test_a_run_error_of_any_kind_has_the_same_words_everywhere():
+    sent = []
+    def world(rank):
+        def exchange(own, group):
+            sent.append(own)
+            return [sent[0], None]
+        return SimpleNamespace(size=2, rank=rank, exchange=exchange)
+    with pytest.raises(NotFinite): distributed._raise_first(world(0), NotFinite('the loss is not finite'), None)
+    with pytest.raises(RunError, match='^the loss is not finite$'): distributed._raise_first(world(1), None, None)
 
 
 def test_frozen_process_is_waited_for_so_long_and_no_longer(tmp_path):
