@@ -8,7 +8,7 @@ __all__ = ['kernel_matrix', 'kernel_sums', 'sum_within', 'allowed_in_pulls', 'pu
 # %% ../../nbs/1_field/04_pair_sums.ipynb #9c47e207
 from collections.abc import Callable
 from functools import cache, partial
-from math import inf
+from math import ceil, inf
 
 import torch
 from torch import Tensor
@@ -62,15 +62,27 @@ def kernel_matrix(
 # %% ../../nbs/1_field/04_pair_sums.ipynb #8c7072c3
 _WIDE = 768  # charges of a tile
 
+def _length(n, size):
+    "Rows of a slice: as many in each, in whole sixteens, at most `size`, itself in whole sixteens."
+    parts = ceil(n / size)
+    return 16 * ceil(n / parts / 16)
+
 def _slices(n, size):
-    "Of at most `size` rows each."
-    return [slice(i, i + size) for i in range(0, n, size)]
+    "All rows, in slices of about equal length."
+    length = _length(n, size)
+    return [slice(i, i + length) for i in range(0, n, length)]
 
 def _tall():
     "Points of a tile: 512 for each core."
     return 512 * torch.get_num_threads()
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #90f2c5cb
+def _tile_sums(products, i, j, kernel):
+    "Sums of the kernel over the charges of a tile; a function, so that its matrices are freed at its end."
+    r2_ij, _, _ = products.tile(i, j)
+    k_ij = kernel.of_r2(r2_ij)
+    return k_ij.sum(1)
+
 def _row_sums(p, q, kernel):
     "Sums of the kernel over the charges of one block, float64 `(n_p,)`."
     if not _in_float32(p, q, kernel):
@@ -79,12 +91,8 @@ def _row_sums(p, q, kernel):
     products = Products(p, q, allowed_in_sums(kernel, p.shape[1]))
     sums = []
     for i in _slices(len(p), _tall()):
-        parts = []
-        for j in _slices(len(q), _WIDE):
-            r2_ij, _, _ = products.tile(i, j)
-            k_ij = kernel.of_r2(r2_ij)
-            parts.append(k_ij.sum(1))
-        strip = torch.stack(parts)
+        tiles = [_tile_sums(products, i, j, kernel) for j in _slices(len(q), _WIDE)]
+        strip = torch.stack(tiles)
         sums.append(strip.sum(0, dtype=torch.float64))
     return torch.cat(sums)
 
@@ -144,7 +152,7 @@ def allowed_in_pulls(
     block: int,  # charges of which pulls are added in float32
 ) -> Callable:  # squared distances -> the largest `s` at which each is right
     "Where float32 products are good enough for sums of pulls."
-    tile = min(_WIDE, n)
+    tile = min(_length(block, _WIDE), n)
     terms = (2 * tile + 2 * block / tile**.5 + 12) / n**.5 + 1
     def allowed(r2):
         r = r2.sqrt()
@@ -176,21 +184,25 @@ def _add_near(pulls, w_ij, products, i, j, rows, columns):
     w_ij[rows, columns] = 0
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #ef842f80
+def _add_tile(pulls, total, products, i, j, kernel):
+    "Adds half the pulls of a tile, but for the part that the sum of its weights has, which is added to `total`."
+    r2_ij, rows, columns = products.tile(i, j)
+    w_ij = kernel.slope(r2_ij)
+    if rows is None:
+        pulls += _pulled(w_ij, products.p[i], products.q[j])
+        return
+    if len(rows): _add_near(pulls, w_ij, products, i, j, rows, columns)
+    total += w_ij.sum(1, keepdim=True)
+    m = pulls.shape[1]
+    pulls -= w_ij @ products.right[j, :m]  # (p,q) @ (q,m) -> (p,m); `addmm_` may add charge by charge
+
 def _pulls_of_strip(products, i, kernel):
     "Half the pulls on some points, float32."
     p = products.p[i]
     m = p.shape[1]
     pulls = torch.zeros_like(p)
     total = p.new_zeros(len(p), 1)
-    for j in _slices(len(products.q), _WIDE):
-        r2_ij, rows, columns = products.tile(i, j)
-        w_ij = kernel.slope(r2_ij)
-        if rows is None:
-            pulls += _pulled(w_ij, p, products.q[j])
-            continue
-        if len(rows): _add_near(pulls, w_ij, products, i, j, rows, columns)
-        total += w_ij.sum(1, keepdim=True)
-        pulls -= w_ij @ products.right[j, :m]  # (p,q) @ (q,m) -> (p,m); `addmm_` may add charge by charge
+    for j in _slices(len(products.q), _WIDE): _add_tile(pulls, total, products, i, j, kernel)
     return pulls.addcmul_(products.left[i, :m], total, value=-.5)  # on the left is -2 (p - c)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #441e456d

@@ -63,12 +63,15 @@ def force(
     return narrowed(pull_y - weight_x * pull_x, a.dtype, finite)
 
 # %% ../../nbs/1_field/05_potential.ipynb #f1e1d001
-def _mean(sums, n, kernel, strength):
+def _self_term(kernel, strength, like):
+    "What each charge adds at its own place."
+    if isinstance(strength, float | int) and strength == 0: return 0.  # k(0) may be infinite
+    return strength * kernel.at_zero(like)
+
+def _mean(sums, n, strength, own):
     "Mean over n charges of one sign, from the sums over the n - 1 others and the self term."
-    if isinstance(strength, float | int) and strength == 0: return sums / (n - 1)  # k(0) may be infinite
-    k0 = kernel.at_zero(sums)
     weight = (1 - strength / n) / max(n - 1, 1)
-    return sums * weight + strength * k0 / n
+    return sums * weight + own / n
 
 # %% ../../nbs/1_field/05_potential.ipynb #f1e1d002
 def _sums_over_others(c, rows, n_x, kernel, block):
@@ -108,8 +111,9 @@ def potentials(
     c = torch.cat([all_x, all_y])
     sums = _sums_over_others(c, rows, n_x, kernel, block)
     s_x, s_y = sums.split([len(x), len(y)])  # (n,2): over other negative and over other positive charges
-    phi_x = s_x[:, 1] / n_y - _mean(s_x[:, 0], n_x, kernel, self_term)
-    phi_y = _mean(s_y[:, 1], n_y, kernel, self_term) - s_y[:, 0] / n_x
+    own = _self_term(kernel, self_term, sums)
+    phi_x = s_x[:, 1] / n_y - _mean(s_x[:, 0], n_x, self_term, own)
+    phi_y = _mean(s_y[:, 1], n_y, self_term, own) - s_y[:, 0] / n_x
     return narrowed(phi_x, x.dtype, finite), narrowed(phi_y, x.dtype, finite)
 
 # %% ../../nbs/1_field/05_potential.ipynb #7accf382

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import nn
 from .base import NETWORKS, Networks, check_image
-from .layers import BatchNorm2d
+from .layers import ELU, BatchNorm2d
 
 # %% ../../nbs/3_networks/08_autoencoder.ipynb #3b834842
 class Autoencoder(nn.Module):
@@ -42,7 +42,7 @@ def _convolutions(widths, stride=1):
     "3x3 convolutions with ELU; a stride applies to all of them."
     layers: list[nn.Module] = []
     for n_in, n_out in zip(widths, widths[1:]):
-        layers += [nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1), nn.ELU()]
+        layers += [nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1), ELU()]
     return layers
 
 # %% ../../nbs/3_networks/08_autoencoder.ipynb #b4e2cba1

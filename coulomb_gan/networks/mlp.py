@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from .base import NETWORKS, Networks
-from .layers import BatchNorm1d, LeCunTanh
+from .layers import ELU, BatchNorm1d, LeCunTanh
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #3ae3d0fc
 def mlp(
@@ -72,7 +72,7 @@ class FourierFeatures(nn.Module):
         return self.waves(x).sin()
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #233f1cf1
-ACTIVATIONS = {'leaky_relu': partial(nn.LeakyReLU, .2), 'elu': nn.ELU}  # of discriminators
+ACTIVATIONS = {'leaky_relu': partial(nn.LeakyReLU, .2), 'elu': ELU}  # of discriminators
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #a8fc3c47
 @NETWORKS.add('mlp')
