@@ -65,7 +65,7 @@ def _centred(points, centre, factor):
     operand[:, m:] = 1
     norms = []
     # few enough for a processor's cache
-    at_once = 128 if points.device.type == 'cpu' else len(points)
+    at_once = max(128, 2**18 // m) if points.device.type == 'cpu' else len(points)
     for rows, filled in zip(points.split(at_once), operand[:, :m].split(at_once)):
         torch.sub(rows, centre, out=filled)
         norms.append(_squared_norms(filled))

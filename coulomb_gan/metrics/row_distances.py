@@ -87,8 +87,10 @@ def r2_of_pairs(
     j: Tensor,  # of rows of b, `(k,)`
 ) -> Tensor:  # float64 `(k,)`, on the device of i
     "Squared distances of some pairs, by differences in float64, a few at a time; below 1e-308 they are zero."
+    m = a.shape[1:].numel()
+    at_once = max(32, 2**17 // m)  # few enough for a processor's cache
     r2 = []
-    for p, q in zip(i.split(32), j.split(32)):
+    for p, q in zip(i.split(at_once), j.split(at_once)):
         difference = _taken(a, p, i.device) - _taken(b, q, i.device)
         r2.append(torch.linalg.vecdot(difference, difference))
     return torch.cat(r2)
