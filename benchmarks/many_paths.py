@@ -283,7 +283,7 @@ def play(objective, problem, seeds, steps=STEPS, every=EVERY):
     carried = {name: value.double() for name, value in objective.start(shape, 'cpu').items()}
     watched = problem.watched()
 
-    def passes(): return Passes(d, separate=True) if d else None
+    def passes(): return Passes(d, separate=True, head=objective.head) if d else None
 
     def batch(for_g):
         "Real samples and generated ones, seed after seed."
@@ -340,12 +340,12 @@ def point_game(objective, steps=1_200, h=.1):
         if d:
             b = Batch(theta.detach().expand(4, 1), y, gen, carried=carried)
             weights = list(d.parameters())
-            loss = objective.loss_d(Passes(d, separate=True), b)
+            loss = objective.loss_d(Passes(d, separate=True, head=objective.head), b)
             gradients = torch.autograd.grad(loss, weights)
             for p, gradient in zip(weights, gradients): p.data -= h * gradient
             objective.constrain(d)
         b = Batch(theta.expand(4, 1), y, gen, carried=carried)
-        d_now = Passes(d, separate=True) if d else None
+        d_now = Passes(d, separate=True, head=objective.head) if d else None
         to_theta, = torch.autograd.grad(objective.loss_g(d_now, b), theta)
         objective.finish(d_now, b)
         theta.data -= h * to_theta
@@ -365,16 +365,16 @@ def signals(objective, problem, at):
     for step in range(max(at) + 1):
         y = torch.cat([problem.data(line, gen) for _ in range(4)])
         b = Batch(g(problem.latents(len(y), gen)), y, gen, scheduled=objective.scheduled(0.), carried=carried)
-        d_now = Passes(d, separate=True) if d else None
+        d_now = Passes(d, separate=True, head=objective.head) if d else None
         if step in at:
             differentiate(objective.loss_g(d_now, b), list(g.parameters()), keep_graph=True)
             found.append(g[0].bias.grad[0].item())
         if not d: continue
         b.x = b.x.detach()
-        differentiate(objective.loss_d(Passes(d, separate=True), b), list(d.parameters()))
+        differentiate(objective.loss_d(Passes(d, separate=True, head=objective.head), b), list(d.parameters()))
         opt.step()
         objective.constrain(d)
-        objective.finish(Passes(d, separate=True), b)
+        objective.finish(Passes(d, separate=True, head=objective.head), b)
     return found
 
 

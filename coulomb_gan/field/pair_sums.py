@@ -62,14 +62,10 @@ def kernel_matrix(
 # %% ../../nbs/1_field/04_pair_sums.ipynb #8c7072c3
 _WIDE = 768  # charges of a tile
 
-def _length(n, size):
-    "Rows of a slice: as many in each, in whole sixteens, at most `size`, itself in whole sixteens."
-    parts = ceil(n / size)
-    return 16 * ceil(n / parts / 16)
-
 def _slices(n, size):
-    "All rows, in slices of about equal length."
-    length = _length(n, size)
+    "Of about equal length, in whole sixteens: at most `size` rows each, itself in whole sixteens."
+    parts = ceil(n / size)
+    length = 16 * ceil(n / parts / 16)
     return [slice(i, i + length) for i in range(0, n, length)]
 
 def _tall():
@@ -77,24 +73,26 @@ def _tall():
     return 512 * torch.get_num_threads()
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #90f2c5cb
+def _in_tiles(of_tile, n_p, n_q):
+    "Sums over the charges of a block, float64, from those over the charges of a tile, `of_tile(i, j)`."
+    strips = []
+    for i in _slices(n_p, _tall()):
+        tiles = [of_tile(i, j).double() for j in _slices(n_q, _WIDE)]
+        strips.append(sum(tiles))
+    return torch.cat(strips)
+
 def _tile_sums(products, i, j, kernel):
     "Sums of the kernel over the charges of a tile; a function, so that its matrices are freed at its end."
     r2_ij, _, _ = products.tile(i, j)
-    k_ij = kernel.of_r2(r2_ij)
-    return k_ij.sum(1)
+    return kernel.of_r2(r2_ij).sum(1)
 
 def _row_sums(p, q, kernel):
     "Sums of the kernel over the charges of one block, float64 `(n_p,)`."
     if not _in_float32(p, q, kernel):
-        k_ij = _exact(kernel.of_r2, p, q)
-        return k_ij.sum(1, dtype=torch.float64)
+        return _exact(kernel.of_r2, p, q).sum(1, dtype=torch.float64)
     products = Products(p, q, allowed_in_sums(kernel, p.shape[1]))
-    sums = []
-    for i in _slices(len(p), _tall()):
-        tiles = [_tile_sums(products, i, j, kernel) for j in _slices(len(q), _WIDE)]
-        strip = torch.stack(tiles)
-        sums.append(strip.sum(0, dtype=torch.float64))
-    return torch.cat(sums)
+    of_tile = partial(_tile_sums, products, kernel=kernel)
+    return _in_tiles(of_tile, len(p), len(q))
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #c9229c69
 def _side(block, m):
@@ -152,7 +150,7 @@ def allowed_in_pulls(
     block: int,  # charges of which pulls are added in float32
 ) -> Callable:  # squared distances -> the largest `s` at which each is right
     "Where float32 products are good enough for sums of pulls."
-    tile = min(_length(block, _WIDE), n)
+    tile = min(_slices(block, _WIDE)[0].stop, n)
     terms = (2 * tile + 2 * block / tile**.5 + 12) / n**.5 + 1
     def allowed(r2):
         r = r2.sqrt()
@@ -185,7 +183,7 @@ def _add_near(pulls, w_ij, products, i, j, rows, columns):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #ef842f80
 def _add_tile(pulls, total, products, i, j, kernel):
-    "Adds half the pulls of a tile, but for the part that the sum of its weights has, which is added to `total`."
+    "Adds half the pulls of a tile, but for what its weights' sum has in it; this is added to `total`."
     r2_ij, rows, columns = products.tile(i, j)
     w_ij = kernel.slope(r2_ij)
     if rows is None:
@@ -207,14 +205,14 @@ def _pulls_of_strip(products, i, kernel):
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #441e456d
 def _by_columns(p, q, kernel):
-    "Half the pulls of charges on points, both with coordinates first, float64 `(n_p, m)`."
+    "Half the pulls of charges on points, both with coordinates first, `(n_p, m)`."
     differences = [a[:, None] - b for a, b in zip(p, q)]
     first, *others = differences
     r2_ij = first.square()
     for difference in others: r2_ij.addcmul_(difference, difference)
     w_ij = kernel.slope(r2_ij)
     pulls = [(w_ij * difference).sum(1) for difference in differences]
-    return torch.stack(pulls, 1).double()
+    return torch.stack(pulls, 1)
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #1cbe5442
 def _has_few_columns(p, q):
@@ -226,11 +224,8 @@ def _pulls_in_tiles(p, q, kernel):
     "Half the pulls of one block coordinate by coordinate, in tiles that stay in the cache."
     columns_p = p.T.contiguous()
     columns_q = q.T.contiguous()
-    strips = []
-    for i in _slices(len(p), _tall()):
-        tiles = [_by_columns(columns_p[:, i], columns_q[:, j], kernel) for j in _slices(len(q), _WIDE)]
-        strips.append(sum(tiles))
-    return torch.cat(strips)
+    def of_tile(i, j): return _by_columns(columns_p[:, i], columns_q[:, j], kernel)
+    return _in_tiles(of_tile, len(p), len(q))
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #53228b1e
 def _pulls_of_block(p, q, kernel, n):

@@ -53,24 +53,30 @@ def _minibatches(samples, batch):
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #77aebee8
 def _targets(pairs, kernel, self_term):
-    "D's targets at the samples of each minibatch, `(minibatches, 2 batch)`."
-    targets = [torch.cat(potentials(x, y, kernel, self_term)) for x, y in pairs]
-    return torch.stack(targets).double()
+    "D's targets at the generated and at the real samples of all minibatches, float64."
+    targets = [potentials(x, y, kernel, self_term) for x, y in pairs]
+    at_x, at_y = zip(*targets)
+    return torch.cat(at_x).double(), torch.cat(at_y).double()
+
+def _mean_square(at_x, at_y):
+    "Of numbers at generated and at real samples, which count alike however many there are."
+    return (at_x.square().mean() + at_y.square().mean()) / 2
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #9e5d7675
 def self_term_share(
-    x: Tensor,  # generated samples, `(n, m)`, n at least `batch`
-    y: Tensor,  # real samples, `(n, m)`
+    x: Tensor,  # generated samples, `(n_x, m)`, at least `n_negative`
+    y: Tensor,  # real samples, `(n_y, m)`, at least `batch`
     kernel: Kernel,  # finite at 0
-    batch: int,  # minibatch of training, at least 2
+    batch: int,  # real charges of a target, at least 2
     self_term: float = 1.,  # strength of the self term in D's targets
+    n_negative: int | None = None,  # generated charges of a target, if not as many
 ) -> float:  # 0 to about 1
-    "Mean square of the self term over that of D's target, both from minibatches of the given size."
-    pairs = list(zip(_minibatches(x, batch), _minibatches(y, batch)))
-    target = _targets(pairs, kernel, self_term)
-    field = _targets(pairs, kernel, self_term=0.)
-    own = target - field
-    share = own.square().mean() / target.square().mean()
+    "Mean square of the self term over that of D's target, both from minibatches of the given sizes."
+    pairs = list(zip(_minibatches(x, n_negative or batch), _minibatches(y, batch)))
+    target_x, target_y = _targets(pairs, kernel, self_term)
+    field_x, field_y = _targets(pairs, kernel, self_term=0.)
+    own = _mean_square(target_x - field_x, target_y - field_y)
+    share = own / _mean_square(target_x, target_y)
     return share.item()
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #1746eee8
@@ -150,19 +156,18 @@ def diagnose(
 ) -> Diagnostics:
     "Energy, D against Phi and self term, and the self term's share, at fresh points. Raises ValueError."
     n = min(n, len(real) // 2)
-    x, y = _halves(generate, real, n, batch, seed)
+    x, y = _halves(generate, real, n, max(batch, n_negative or 0), seed)
     flat_x, flat_y = widened(None, x=x.flatten(1), y=y.flatten(1))
     points = torch.cat([flat_x[n:], flat_y[n:]])
     k_x = _block_means(points, flat_x[:n], kernel)
     k_y = _block_means(points, flat_y[:n], kernel)
     readings = k_y - k_x
-    found = {}
+    found = {'self_term_share': self_term_share(flat_x, flat_y, kernel, batch, self_term, n_negative)}
     if discriminator is not None:
         d = torch.cat([_read(discriminator, x[n:]), _read(discriminator, y[n:])])
         own = self_term * _own_share(k_x.mean(0), k_y.mean(0), kernel, n_negative or batch, batch)
-        found = asdict(regression(d, readings, own, points))
+        found |= asdict(regression(d, readings, own, points))
     energy, low, high = energy_interval(readings)
     phi = readings.mean(0)
-    return Diagnostics(n=n, energy=energy.item(), energy_low=low.item(), energy_high=high.item(),
-                       noise=(charge_noise(readings) / phi.var()).item(), max_phi=phi.abs().max().item(),
-                       self_term_share=self_term_share(flat_x, flat_y, kernel, batch, self_term), **found)
+    return Diagnostics(n=n, energy=energy.item(), energy_low=low.item(), energy_high=high.item(), **found,
+                       noise=(charge_noise(readings) / phi.var()).item(), max_phi=phi.abs().max().item())

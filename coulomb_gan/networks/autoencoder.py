@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
-from .base import NETWORKS, Networks, check_image
+from .base import NETWORKS, Networks, check_image, square_side
 from .layers import ELU, BatchNorm2d
 
 # %% ../../nbs/3_networks/08_autoencoder.ipynb #3b834842
@@ -58,8 +58,9 @@ def began_decoder(
     shape: tuple,  # image `(c, side, side)`, side 16, 32 or 64
     width: int = 128,  # channels of every map
 ) -> nn.Sequential:  # `(n, codes) -> (n, *shape)`
-    "BEGAN's generator, and the decoder of its discriminator."
-    channels, *_, side = shape
+    "BEGAN's generator, and the decoder of its discriminator. Raises ValueError for other sides."
+    side = square_side(shape, _SIDES)
+    channels, *_ = shape
     layers = [nn.Linear(codes, 64 * width), nn.Unflatten(1, (width, 8, 8))]
     layers += _convolutions([width, width, width])
     reached = 8
@@ -75,8 +76,9 @@ def began_encoder(
     shape: tuple,  # image `(c, side, side)`, side 16, 32 or 64
     width: int = 128,  # channels at the image's side; twice, three times, ... as many at each half of it
 ) -> nn.Sequential:  # `(n, *shape) -> (n, codes)`
-    "The encoder of BEGAN's discriminator."
-    channels, *_, side = shape
+    "The encoder of BEGAN's discriminator. Raises ValueError for other sides."
+    side = square_side(shape, _SIDES)
+    channels, *_ = shape
     layers = _convolutions([channels, width, width, width])
     now = width
     while side > 8:
@@ -120,8 +122,9 @@ def mmd_decoder(
     shape: tuple,  # image `(c, side, side)`, side 16, 32 or 64
     width: int = 64,  # channels at half of the image's side; doubled with each smaller map
 ) -> nn.Sequential:  # `(n, codes) -> (n, *shape)`
-    "MMD-GAN's generator, and the decoder of its discriminator."
-    channels, *_, side = shape
+    "MMD-GAN's generator, and the decoder of its discriminator. Raises ValueError for other sides."
+    side = square_side(shape, _SIDES)
+    channels, *_ = shape
     now = width * side // 8
     layers = [nn.Unflatten(1, (codes, 1, 1)), nn.ConvTranspose2d(codes, now, 4, bias=False)]
     while now > width:
@@ -139,8 +142,9 @@ def mmd_encoder(
     shape: tuple,  # image `(c, side, side)`, side 16, 32 or 64
     width: int = 64,  # channels at half of the image's side; doubled with each smaller map
 ) -> nn.Sequential:  # `(n, *shape) -> (n, codes)`
-    "The encoder of MMD-GAN's discriminator."
-    channels, *_, side = shape
+    "The encoder of MMD-GAN's discriminator. Raises ValueError for other sides."
+    side = square_side(shape, _SIDES)
+    channels, *_ = shape
     layers = [nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False), nn.LeakyReLU(.2)]
     reached = side // 2
     while reached > 4:

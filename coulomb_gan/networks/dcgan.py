@@ -12,6 +12,7 @@ from typing import ClassVar
 from torch import nn
 from .base import NETWORKS, Networks
 from .layers import UPSAMPLINGS, BatchNorm2d, LeCunTanh, PatchConv2d
+from ..options import choose
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #d462d7eb
 def _doublings(side):
@@ -29,12 +30,13 @@ def dcgan_generator(
     upsampling: str = 'transposed',  # how the side is doubled: as in the paper, or 'resize'
 ) -> nn.Sequential:
     "The paper's generator: 5x5 transposed convolutions from 4x4 up. Raises ValueError for other sides."
-    channels, *_, side = shape
-    doubling = UPSAMPLINGS[upsampling]
+    channels, height, side = shape
+    if height != side: raise ValueError(f'an image must be square, got shape {tuple(shape)}')
+    doubling = UPSAMPLINGS[choose(upsampling, UPSAMPLINGS, 'upsampling')]
     ups = _doublings(side)
     layers = [nn.Linear(latent, 16 * width), nn.ReLU(), nn.Unflatten(1, (width, 4, 4))]
     for _ in range(ups - 1):
-        half = width // 2
+        half = max(width // 2, 1)
         layers += [doubling(width, half, bias=False), BatchNorm2d(half), nn.ReLU()]
         width = half
     return nn.Sequential(*layers, doubling(width, channels), LeCunTanh())

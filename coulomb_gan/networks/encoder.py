@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, relu
+from ..options import choose
 
 # %% ../../nbs/3_networks/09_encoder.ipynb #8acf5dcd
 def check_side(
@@ -85,7 +86,7 @@ class MapEncoder(nn.Module):
     ):
         super().__init__()
         check_side(shape)
-        stage, activation = ENCODERS[kind]
+        stage, activation = ENCODERS[choose(kind, ENCODERS, 'kind of encoder')]
         channels, *_, side = shape
         self.shape = tuple(shape)
         self.widths = map_widths(side, width)
@@ -107,7 +108,8 @@ def draw_mask(
     cell: int,  # pixels a side of a cell, a divisor of `side`
     gen: torch.Generator,  # draws them, on its own device
 ) -> Tensor:  # bool `(n, 1, side, side)`, True where a pixel is hidden
-    "Hides each cell with probability one half."
+    "Hides each cell with probability one half. Raises ValueError where cells do not fill an image."
+    if side % cell: raise ValueError(f'got cells of {cell} pixels, expected a divisor of the side {side}')
     cells = side // cell
     hidden = torch.rand(n, 1, cells, cells, generator=gen, device=gen.device) < .5
     rows = hidden.repeat_interleave(cell, dim=2)
@@ -175,7 +177,7 @@ def masked_error(
     "Mean squared error over the hidden values."
     off = net(images, mask).float() - images
     squares = off.square() * mask
-    hidden = mask.sum() * images.shape[1]
+    hidden = mask.expand_as(images).sum()
     return squares.sum() / hidden.clamp(min=1)
 
 # %% ../../nbs/3_networks/09_encoder.ipynb #ac5288e8

@@ -59,13 +59,18 @@ UPSAMPLINGS: dict[str, Callable[..., nn.Module]] = {  # name -> what makes a lay
 # %% ../../nbs/3_networks/02_layers.ipynb #212def21
 class PatchConv2d(nn.Conv2d):
     "Conv2d by one product over all patches, for maps of few pixels on a CPU; on a GPU the library's own."
+    def _is_simple(self):
+        "Whether a product over patches is all there is to it."
+        dense = self.groups == 1 and max(self.dilation) == 1
+        return dense and self.padding_mode == 'zeros' and not isinstance(self.padding, str)
     def forward(self, x):
-        if x.is_cuda: return super().forward(x)
-        half = x.shape[-1] // 2
-        patches = unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # (n, 25 c, half^2)
-        patches = patches.transpose(1, 2)  # (n, half^2, 25 c)
+        if x.is_cuda or not self._is_simple(): return super().forward(x)
+        patches = unfold(x, self.kernel_size, padding=self.padding, stride=self.stride)  # (n, 25 c, places)
+        patches = patches.transpose(1, 2)  # (n, places, 25 c)
         rows = patches.flatten(0, 1)
-        out = linear(rows, self.weight.flatten(1), self.bias)  # (n half^2, 25 c) @ (25 c, o)
-        out = out.view(len(x), half * half, -1)
-        out = out.transpose(1, 2)  # (n, o, half^2)
-        return out.unflatten(2, (half, half))
+        out = linear(rows, self.weight.flatten(1), self.bias)  # (n places, 25 c) @ (25 c, o)
+        out = out.view(len(x), -1, self.out_channels)
+        out = out.transpose(1, 2)  # (n, o, places)
+        room = x.shape[2] + 2 * self.padding[0] - self.kernel_size[0]
+        height = room // self.stride[0] + 1
+        return out.unflatten(2, (height, -1))

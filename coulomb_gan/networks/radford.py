@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
-from .base import NETWORKS, Networks, check_image
+from .base import NETWORKS, Networks, check_image, square_side
 from .layers import BatchNorm2d, DoublingConv2d, NORMS
+from ..options import choose
 
 # %% ../../nbs/3_networks/06_radford.ipynb #fcef24ea
 def _initialise(layer):
@@ -24,13 +25,16 @@ def _initialise(layer):
     nn.init.zeros_(layer.bias)
 
 # %% ../../nbs/3_networks/06_radford.ipynb #626c676c
+_SIDES = range(16, 2**16, 16)  # pixels of an image, those that four halvings of the side leave whole
+
 def radford_generator(
     latent: int,  # dimension of z
     shape: tuple,  # image `(c, side, side)`, side a multiple of 16
     width: int = 512,  # channels of the first map; halved with each of three doublings of the side
 ) -> nn.Sequential:  # `(n, latent) -> (n, *shape)`
-    "The generator: from a sixteenth of the side up by four transposed convolutions."
-    channels, *_, side = shape
+    "From a sixteenth of the side up by four transposed convolutions. Raises ValueError for other sides."
+    side = square_side(shape, _SIDES)
+    channels, *_ = shape
     start = side // 16
     layers = [nn.Linear(latent, width * start**2), nn.Unflatten(1, (width, start, start))]
     for _ in range(3):
@@ -46,13 +50,15 @@ def radford_discriminator(
     width: int = 64,  # channels of the first of four layers; doubled with each
     norm: str = 'batch',  # a key of NORMS, in all layers but the first
 ) -> nn.Sequential:  # `(n, *shape) -> (n, 1)`
-    "The discriminator: four convolutions, a dense layer."
-    channels, *_, side = shape
+    "The discriminator: four convolutions, a dense layer. Raises ValueError for other sides and norms."
+    side = square_side(shape, _SIDES)
+    channels, *_ = shape
+    normalisation = NORMS[choose(norm, NORMS, 'norm')]
     layers = [nn.Conv2d(channels, width, 5, stride=2, padding=2), nn.LeakyReLU(.2)]
     for _ in range(3):
         twice = 2 * width
         convolution = nn.Conv2d(width, twice, 5, stride=2, padding=2)
-        layers += [convolution, NORMS[norm](twice), nn.LeakyReLU(.2)]
+        layers += [convolution, normalisation(twice), nn.LeakyReLU(.2)]
         width = twice
     pixels = (side // 16)**2
     layers += [nn.Flatten(), nn.Linear(width * pixels, 1)]

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import nn
-from .base import NETWORKS, Networks, check_image
+from .base import NETWORKS, Networks, check_image, square_side
 from .layers import BatchNorm1d, BatchNorm2d, DoublingConv2d, NORMS
+from ..options import choose
 
 # %% ../../nbs/3_networks/07_resnet.ipynb #bccf95ea
 def _glorot(layer, gain=1.):
@@ -97,7 +98,8 @@ def residual_block(
     norm: str = 'none',  # a key of NORMS, before each ReLU
     bias: bool = True,  # in the first convolution
 ) -> Residual:
-    "Norm, ReLU and 3x3 convolution, twice, beside a shortcut."
+    "Norm, ReLU and 3x3 convolution, twice, beside a shortcut. Raises ValueError for another `side`."
+    choose(side, ('doubles', 'halves', 'stays'), 'change of the side')
     up = [nn.Upsample(scale_factor=2)] if side == 'doubles' else []
     down = [nn.AvgPool2d(2)] if side == 'halves' else []
     middle = n_in if side == 'halves' else n_out
@@ -121,8 +123,9 @@ def resnet_generator(
     shape: tuple,  # image `(c, side, side)`, side 32 or 64
     width: int = 128,  # channels of a block, at 64 pixels of the third
 ) -> nn.Sequential:  # `(n, latent) -> (n, *shape)`
-    "WGAN-GP's residual generator."
-    channels, *_, side = shape
+    "WGAN-GP's residual generator. Raises ValueError for other sides."
+    side = square_side(shape, [*_SHARES])
+    channels, *_ = shape
     widths = _widths(side, width)
     layers = [nn.Linear(latent, 16 * widths[0]), nn.Unflatten(1, (widths[0], 4, 4))]
     for n_in, n_out in pairwise(widths):
@@ -167,8 +170,9 @@ def resnet_discriminator(
     shape: tuple,  # image `(c, side, side)`, side 32 or 64
     width: int = 128,  # channels of a block, at 64 pixels of the second
 ) -> nn.Sequential:  # `(n, *shape) -> (n, 1)`
-    "WGAN-GP's residual discriminator: without norm at 32 pixels, with layer norm at 64."
-    channels, *_, side = shape
+    "WGAN-GP's residual discriminator, with layer norm at 64 pixels. Raises ValueError for other sides."
+    side = square_side(shape, [*_SHARES])
+    channels, *_ = shape
     if side == 32: return _discriminator_32(channels, width)
     return _discriminator_64(channels, width)
 

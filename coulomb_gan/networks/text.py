@@ -29,6 +29,7 @@ def _values(n):
 
 # %% ../../nbs/3_networks/05_text.ipynb #0f7add9d
 @cache
+@torch.inference_mode(False)
 def _transforms(length):
     "`t (8 k, length)`, `r (8, 5)`, `s (length, 8 k)` for the k windows of a row; float64."
     row = torch.eye(length, **_EXACT)
@@ -49,7 +50,8 @@ class ToomConv1d(nn.Conv1d):
         n_out: int,  # channels out
     ): super().__init__(n_in, n_out, 5, padding=2)
     def forward(self, x):
-        if x.device.type != 'cpu': return super().forward(x)
+        is_plain = x.ndim == 3 and len(x) > 0 and x.dtype in (torch.float32, torch.float64)
+        if x.device.type != 'cpu' or not is_plain: return super().forward(x)
         if torch.is_autocast_enabled('cpu'): return super().forward(x)
         n, c, length = x.shape
         t, r, s = _transforms(length)

@@ -24,6 +24,15 @@ def _distances(x, y):
     return torch.cdist(x, y), torch.cdist(x, x)
 
 # %% ../../nbs/2_objectives/13_feature_space.ipynb #9c43fd49
+def _of_unit_size(v):
+    "Forces `(L, n, C)` divided by the root of their mean square, however small they are; zeros stay."
+    tiny = torch.finfo(v.dtype).tiny
+    largest = v.abs().amax().clamp_min(tiny)
+    v = v / largest  # squares would underflow
+    size = v.square().sum(-1).mean().sqrt()
+    return v / size.clamp_min(tiny)
+
+# %% ../../nbs/2_objectives/13_feature_space.ipynb #b68e45aa
 @torch.no_grad()
 def head_force(
     x: Tensor,  # features of generated samples, `(L, n, C)`
@@ -34,6 +43,9 @@ def head_force(
     unit_size: bool = True,  # whether the forces of all widths are brought to one size
 ) -> tuple[Tensor, Tensor, Tensor]:  # mean distance, sum of forces `(L, n, C)`, mean squared force
     "The force of one head, in units of its mean distance."
+    centre = y.mean(1, keepdim=True)  # what all have in common, which would cost digits
+    x = x - centre
+    y = y - centre
     r_xy, r_xx = _distances(x, y)
     unit = r_xy.mean().clamp_min(1e-30)
     r_xy = r_xy / unit
@@ -47,8 +59,7 @@ def head_force(
         v = weighted_force(x, y, w_xy, w_xx)
         of_width = v.square().sum(-1).mean()
         squared += of_width / len(widths)
-        if unit_size: v = v / of_width.sqrt().clamp_min(1e-30)
-        total += v
+        total += _of_unit_size(v) if unit_size else v
     return unit, total, squared
 
 # %% ../../nbs/2_objectives/13_feature_space.ipynb #fa3e84eb

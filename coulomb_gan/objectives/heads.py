@@ -51,9 +51,10 @@ def _cells(f):
 # %% ../../nbs/2_objectives/12_heads.ipynb #689aebc1
 def _patches(x):
     "Squares of 8 by 8 pixels side by side, each a place. Raises ValueError where they do not fill the image."
-    side = x.shape[-1]
-    if side % 8 != 0:
-        raise ValueError(f'the head patches needs a side that is a multiple of 8, got {side}; leave it out')
+    height, width = x.shape[2:]
+    if height % 8 or width % 8:
+        asked = 'the head patches needs sides that are multiples of 8'
+        raise ValueError(f'{asked}, got {height} x {width}; leave it out')
     return unfold(x, 8, stride=8).permute(2, 0, 1)
 
 def _pixels(x):
@@ -103,7 +104,7 @@ def head_features(
     encoder: Callable | None,  # images to maps `(n, C, H, W)` or vectors `(n, C)`; None: the identity
     names: Sequence[str],  # of heads
 ) -> list[Tensor]:  # for each head `(L, n, C)`, attached to x
-    "The features of all heads. Raises ValueError if there are none, or a head is not for these samples."
+    "Features of the heads that read such samples. Raises ValueError if none does, or one does not fit."
     maps = _maps(x, encoder, names)
     found = []
     for f in maps: found += _heads_of_map(f, names)

@@ -10,26 +10,28 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from .base import Batch, Objective
+from .base import Batch, Objective, one_number_each
 
 # %% ../../nbs/2_objectives/02_reference.ipynb #3fdf439b
 class SeparatePasses:
     "D at sets of points, a new pass for each."
     def __init__(self,
         net: nn.Module,  # D
+        head: str = 'scalar',  # what it returns, as `Objective.head` names it
     ):
         self.net = net
+        self.head = head
     def __call__(self,
         *sets: Tensor,  # points, each `(n, *shape)`
     ):  # D there: one tensor, or a tuple for several sets
-        "Evaluates each set anew."
+        "Evaluates each set anew. Raises ValueError as `one_number_each`."
         outputs = tuple(self._one(a) for a in sets)
         return outputs if len(sets) > 1 else outputs[0]
     def _one(self, a):
-        "D at one set; one number a sample is `(n,)`."
+        "D at one set."
         out = self.net(a)
-        if out.shape[1:] == (1,): return out.squeeze(1)
-        return out
+        if self.head != 'scalar': return out
+        return one_number_each(out, len(a))
 
 # %% ../../nbs/2_objectives/02_reference.ipynb #3a8cb947
 class Player:
@@ -60,12 +62,14 @@ class Player:
 def _at_once(objective, g, d, draw):
     "Algorithm 1: both gradients at the old weights, then both updates."
     b = draw()
-    loss_d = objective.loss_d(SeparatePasses(d.net), b)
-    loss_g = objective.loss_g(SeparatePasses(d.net), b)
+    seen = SeparatePasses(d.net, objective.head)
+    loss_d = objective.loss_d(seen, b)
+    loss_g = objective.loss_g(seen, b)
     gradients_d = d.gradients(loss_d)
     gradients_g = g.gradients(loss_g)
-    objective.finish(SeparatePasses(d.net), b)
+    objective.finish(seen, b)
     d.move(gradients_d)
+    objective.constrain(d.net)
     g.move(gradients_g)
     return loss_d, loss_g
 
@@ -75,11 +79,11 @@ def _in_turn(objective, g, d, draw, step):
     loss_d = None
     updates = objective.critic_steps_at(step) if d else 0
     for _ in range(updates):
-        loss_d = objective.loss_d(SeparatePasses(d.net), draw())
+        loss_d = objective.loss_d(SeparatePasses(d.net, objective.head), draw())
         d.move(d.gradients(loss_d))
         objective.constrain(d.net)
     b = draw()
-    seen = SeparatePasses(d.net) if d else None
+    seen = SeparatePasses(d.net, objective.head) if d else None
     loss_g = objective.loss_g(seen, b)
     g.move(g.gradients(loss_g))
     objective.finish(seen, b)

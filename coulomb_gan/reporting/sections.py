@@ -203,7 +203,8 @@ def diagnostics_table(
 ) -> str:  # Markdown
     "The diagnostics with what each is measured by."
     e = run.experiment
-    charges = e.objective.n_real(e.optim.batch)
+    batch = e.optim.batch
+    real = e.objective.n_real(batch)
     interval = f'{found.energy_low:.5f} to {found.energy_high:.5f} (95 %)'
     rows: list[tuple] = [('F', found.energy, interval),
                          ('largest potential', found.max_phi, 'at data and samples')]
@@ -213,7 +214,8 @@ def diagnostics_table(
                  ('share of the potential that D explains', found.explained, '1 for the potential itself'),
                  ('weight of the potential in D', found.phi_weight, '1 at the optimum'),
                  ('weight of the self term in D', found.self_weight, '1 at the optimum'),
-                 ('share of the self term in the target', found.self_term_share, f'{charges} charges a side')]
+                 ('share of the self term in the target', found.self_term_share, 
+                  f'{batch + e.objective.replay} generated and {real} real charges')]
     return table(rows, [f'{found.n} charges a side', '', ''])
 
 # %% ../../nbs/7_reporting/02_sections.ipynb #885fb916

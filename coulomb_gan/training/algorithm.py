@@ -59,6 +59,7 @@ def update_at_once(
     t.world.average(t.weights)
     objective.finish(d, b)
     move(t.opt_d, t.scheduled['lr_d'])
+    objective.constrain(t.d)
     move(t.opt_g, t.scheduled['lr_g'])
     return loss_d.detach(), loss_g.detach()
 

@@ -113,8 +113,8 @@ def set_schedule(self: TrainState):
 def passes(self: TrainState) -> Passes | None:  # None where there is no discriminator
     "The discriminator with its present weights, for the losses."
     if self.d is None: return None
-    precision = self.experiment.record.precision
-    return Passes(self.d, separate=self.coupled, precision=precision, world=self.world)
+    return Passes(self.d, separate=self.coupled, precision=self.experiment.record.precision,
+                  world=self.world, head=self.experiment.objective.head)
 
 # %% ../../nbs/6_training/05_state.ipynb #f255e023
 @patch

@@ -1,4 +1,5 @@
 """Passes of D are shared or separate as promised, and every registered objective keeps the contract of the record."""
+import re
 from dataclasses import dataclass, fields, replace
 from itertools import combinations
 
@@ -133,11 +134,27 @@ def test_new_passes_see_new_weights():
     assert_close(Passes(net)(SETS[3]), before + 1)
 
 
-@pytest.mark.parametrize('shape, kept', [((1,), ()), ((2,), (2,)), ((1, 1), (1, 1)), ((3, 4), (3, 4)), ((), ())])
-def test_only_a_single_number_a_sample_loses_its_axis(shape, kept):
-    net = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (5, *shape))) if shape else nn.Flatten(0)
+def returning(*shape):
+    "A network that returns five samples as this shape"
+    return nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (5, *shape))) if shape else nn.Flatten(0)
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (1, 1), (1, 1, 1)])
+def test_a_number_each_is_one_axis_however_it_is_returned(shape):
     a = randn(0, 5, *shape)
-    assert Passes(net)(a).shape == (5, *kept)
+    assert torch.equal(Passes(returning(*shape))(a), a.flatten())
+
+
+@pytest.mark.parametrize('shape', [(2,), (3, 4), (1, 2), (0,)])
+def test_other_than_a_number_each_is_refused(shape):
+    message = re.escape(f'D returned {(5, *shape)} for 5 samples, expected one number each')
+    with pytest.raises(ValueError, match=message): Passes(returning(*shape))(randn(0, 5, *shape))
+
+
+@pytest.mark.parametrize('head', ['code', 'reconstruction'])
+@pytest.mark.parametrize('shape', [(1,), (2,), (3, 4)])
+def test_other_heads_keep_their_shape(shape, head):
+    assert Passes(returning(*shape), head=head)(randn(0, 5, *shape)).shape == (5, *shape)
 
 
 # --- mixed precision ----------------------------------------------------------------------------------------------
@@ -277,7 +294,7 @@ def test_losses_are_numbers_with_a_gradient_for_their_player(name):
     game = OBJECTIVES[name]()
     net = discriminator(game.head or 'scalar')
     w, b = batch_of(game)
-    d = None if game.head is None else Passes(net)
+    d = None if game.head is None else Passes(net, head=game.head)
     loss_g = game.loss_g(d, b)
     gradient, = torch.autograd.grad(loss_g, w, retain_graph=True)
     assert loss_g.shape == () and loss_g.isfinite() and gradient.abs().min() > 0
@@ -296,7 +313,7 @@ def test_a_loss_leaves_its_batch_as_it_was(name):
     net = discriminator(game.head or 'scalar')
     _, b = batch_of(game)
     x, y = b.x.clone(), b.y.clone()
-    d = None if game.head is None else Passes(net)
+    d = None if game.head is None else Passes(net, head=game.head)
     if d: game.loss_d(d, b)
     game.loss_g(d, b)
     assert torch.equal(b.x, x) and torch.equal(b.y, y) and b.x.grad_fn is not None
@@ -318,7 +335,7 @@ def test_losses_read_no_number_off_the_device(options):
     game = TINY.changed(**options).objective
     net = discriminator(game.head or 'scalar')
     w, b = batch_of(game)
-    d = None if game.head is None else Passes(net)
+    d = None if game.head is None else Passes(net, head=game.head)
     with NoReading():
         torch.autograd.grad(game.loss_g(d, b), w, retain_graph=True)
         if d: torch.autograd.grad(game.loss_d(d, b), [p for p in net.parameters() if p.ndim > 1])

@@ -67,7 +67,7 @@ def test_nothing_waits_for_the_device():
     "A tensor without values cannot be read: what asks for one raises"
     net, game = discriminator('reconstruction').to('meta'), BEGAN()
     x, y = torch.zeros(2, 5, 2, device='meta')
-    d, b = Passes(net), Batch(x, y, None, carried=game.start((2,), 'meta'))
+    d, b = Passes(net, head='reconstruction'), Batch(x, y, None, carried=game.start((2,), 'meta'))
     assert game.loss_d(d, b).shape == game.loss_g(d, b).shape == ()
     game.finish(d, b)
     with pytest.raises(RuntimeError): b.carried['weight'].item()
@@ -78,7 +78,7 @@ def test_one_pass_serves_losses_and_weight():
     calls = []
     net.register_forward_hook(lambda *_: calls.append(1))
     x, y = torch.randn(2, 5, 2, generator=torch.Generator().manual_seed(0))
-    d, b = Passes(net), Batch(x, y, None, carried=game.start((2,), 'cpu'))
+    d, b = Passes(net, head='reconstruction'), Batch(x, y, None, carried=game.start((2,), 'cpu'))
     game.loss_d(d, b)
     game.loss_g(d, b)
     game.finish(d, b)
@@ -89,7 +89,7 @@ def test_a_generator_learns_through_both_places_of_its_samples():
     net = discriminator('reconstruction').double()
     x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     game = BEGAN()
-    def loss(v): return game.loss_g(Passes(net), Batch(v, v, None))
+    def loss(v): return game.loss_g(Passes(net, head='reconstruction'), Batch(v, v, None))
     assert torch.autograd.gradcheck(loss, (x,))
     whole, = torch.autograd.grad(loss(x), x)
     one_place, = torch.autograd.grad(reconstruction_error(x, net(x).detach()), x)

@@ -75,7 +75,7 @@ def test_losses_by_hand():
     net = discriminator('code').double()
     x, y = randn(0, 6, 2), randn(1, 6, 2) + 1
     game = MMDGAN(rank_weight=3., decoding_weight=5.)
-    d, b = Passes(net), Batch(x, y, None)
+    d, b = Passes(net, head='code'), Batch(x, y, None)
     u, v = net.encoder(x), net.encoder(y)
     h = -(u.mean(0) - v.mean(0)).clamp(min=0).mean()
     distance = (2 * energy(u, v, KERNEL, unbiased=False)).sqrt()
@@ -91,10 +91,10 @@ def test_generator_moves_toward_the_real_samples_and_discriminator_apart():
     x, y = randn(0, 6, 2).requires_grad_(), randn(1, 6, 2) + 1
     def distance(points): return squared_mmd(net(points), net(y), KERNEL).detach()
     before = distance(x)
-    slope, = torch.autograd.grad(game.loss_g(Passes(net), Batch(x, y, None)), x)
+    slope, = torch.autograd.grad(game.loss_g(Passes(net, head='code'), Batch(x, y, None)), x)
     assert distance(x - 1e-3 * slope) < before
     weights = [*net.encoder.parameters()]
-    slopes = torch.autograd.grad(game.loss_d(Passes(net), Batch(x, y, None)), weights)
+    slopes = torch.autograd.grad(game.loss_d(Passes(net, head='code'), Batch(x, y, None)), weights)
     with torch.no_grad():
         for p, g in zip(weights, slopes): p -= 1e-3 * g
     assert distance(x) > before
@@ -107,7 +107,7 @@ def test_nothing_waits_for_the_device(m):
     net.encoder = nn.Linear(m, m).to('meta')      # codes of both kinds of distances: few coordinates, and more than four
     net.decoder = nn.Linear(m, m).to('meta')
     x, y = torch.zeros(2, 5, m, device='meta')
-    d, b = Passes(net), Batch(x, y, None)
+    d, b = Passes(net, head='code'), Batch(x, y, None)
     assert game.loss_d(d, b).shape == game.loss_g(d, b).shape == ()
     game.constrain(net)
     with pytest.raises((RuntimeError, NotImplementedError)): energy(x, y, KERNEL, unbiased=False)

@@ -54,7 +54,27 @@ def test_every_set_is_evaluated_anew_every_time():
 
 
 def test_heads_of_several_numbers_keep_their_axis():
-    assert SeparatePasses(nn.Linear(2, 3))(torch.randn(5, 2)).shape == (5, 3)
+    assert SeparatePasses(nn.Linear(2, 3), 'code')(torch.randn(5, 2)).shape == (5, 3)
+    assert SeparatePasses(nn.Linear(1, 1), 'reconstruction')(torch.randn(5, 1)).shape == (5, 1)
+
+
+def test_more_than_a_number_each_is_refused():
+    with pytest.raises(ValueError, match=r'D returned \(5, 3\) for 5 samples, expected one number each'):
+        SeparatePasses(nn.Linear(2, 3))(torch.randn(5, 2))
+
+
+def test_what_holds_d_holds_it_in_both_kinds_of_step():
+    class Clipped(Coulomb):
+        simultaneous = True
+        def constrain(self, d):
+            with torch.no_grad():
+                for p in d.parameters(): p.clamp_(-.01, .01)
+    g, d = (Player(net, torch.optim.SGD(net.parameters(), lr=1.)) for net in (nn.Linear(2, 2), nn.Linear(2, 1)))
+    gen = torch.Generator().manual_seed(0)
+    y = torch.randn(4, 2, generator=gen)
+    def draw(): return Batch(g.net(torch.randn(4, 2, generator=gen)), y, gen)
+    reference_step(Clipped(), g, d, draw)
+    assert max(p.abs().max() for p in d.net.parameters()) <= .01
 
 
 # --- a player -----------------------------------------------------------------------------------------------------
@@ -149,7 +169,7 @@ def test_at_once_by_hand(drawn, v, w):
     z, y = (np.mean(part) for part in drawn[0])
     assert (loss_d.item(), loss_g.item()) == (v * (w * z - y), -v * w * z)
     assert (weight(d).item(), weight(g).item()) == (v - (w * z - y), w + v * z)
-    assert len(draws.given) == 1 and game.calls == ['d', 'g', ('finish', draws.given[0])]
+    assert len(draws.given) == 1 and game.calls == ['d', 'g', ('finish', draws.given[0]), 'constrain']
 
 
 def test_a_step_in_turn_is_another_than_at_once():

@@ -37,7 +37,7 @@ SIZES = {
     'wgan-gp-dcgan': dict(data='LARGER PICTURES', width_g=8, width_d=4),
     'resnet': dict(data='LARGER PICTURES', width_g=4, width_d=4),
     'began-autoencoder': dict(data='PICTURES', width=4),
-    'mmd-autoencoder': dict(data='PICTURES', width=4),
+    'mmd-autoencoder': dict(data='PICTURES', width=4, more_critic_steps=2),
 }
 CHARGES = {
     'd': Change(2., 'weights'),
