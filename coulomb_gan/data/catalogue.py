@@ -36,9 +36,9 @@ def _images(folder, manifest):
     "The array, if it is one of pictures and as long as its manifest says."
     path = folder / 'images.npy'
     images = open_array(path, manifest.get('count'))
-    are_pictures = images.dtype == np.uint8 and images.ndim == 4
+    are_pictures = images.dtype == np.uint8 and images.ndim == 4 and images.shape[1] in (1, 3)
     if not are_pictures:
-        raise RunError(f'{path} holds {images.dtype} {images.shape}, expected uint8 (n, c, side, side)')
+        raise RunError(f'{path} holds {images.dtype} {images.shape}, expected uint8 (n, 1 or 3, side, side)')
     return torch.from_numpy(images)
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #1ec400dc
@@ -62,7 +62,7 @@ def _held_out(folder, manifest, n):
     "How many of n images are for testing: as the manifest has it, else a tenth."
     a_tenth = math.ceil(n / 10)
     held_out = manifest.get('held_out', a_tenth)
-    if 0 <= held_out <= n: return held_out
+    if 0 <= held_out < n: return held_out
     path = folder / 'manifest.json'
     raise RunError(f'{path} is damaged (it holds out {held_out} of {n} images); prepare the data again')
 

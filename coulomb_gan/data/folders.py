@@ -10,6 +10,7 @@ import errno
 import os
 import posixpath
 import stat
+from collections import Counter
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from pathlib import Path
@@ -84,6 +85,8 @@ def walk(
 def example(
     reasons: dict,  # name -> reason, at least one
 ) -> str:
-    "The first of them, in words and in one line."
-    name, reason = next(iter(reasons.items()))
-    return f'such as {name!r}: {reason}'
+    "The first with the most frequent reason, in words and in one line."
+    counts = Counter(reasons.values())
+    (commonest, _), = counts.most_common(1)
+    name = next(name for name, reason in reasons.items() if reason == commonest)
+    return f'such as {name!r}: {commonest}'

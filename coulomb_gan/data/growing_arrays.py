@@ -85,6 +85,7 @@ def begin(
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         for torn in out.glob('.*.json.*.part'): torn.unlink()
+        (out / 'labels.npy').unlink(missing_ok=True)  # of other images
         part(out).write_bytes(_header(0, asked['size']))
     return dict(asked, done=0, count=0, skipped={})
 

@@ -28,7 +28,10 @@ def to_rgb(
     "Eight bits, three channels, nothing transparent, as in the table. Raises ValueError for unknown ranges."
     if image.mode[0] in 'IF':
         values = np.asarray(image)
-        image = Image.fromarray(_eight_bits(values))
+        grey = _eight_bits(values)
+        hidden = image.info.get('transparency')  # the value that is transparent, of 16 bits
+        if hidden is not None: grey[values == hidden] = 255
+        image = Image.fromarray(grey)
     if image.has_transparency_data:
         image = image.convert('RGBA')
         page = Image.new('RGBA', image.size, 'white')

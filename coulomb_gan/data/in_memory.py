@@ -35,6 +35,7 @@ def _check_shape(samples):
     if samples.ndim not in (2, 4):
         raise ValueError(f'got samples {tuple(samples.shape)}, expected images (n, c, h, w) or points (n, m)')
     if len(samples) < 2: raise ValueError(f'got {len(samples)} samples, expected 2 or more')
+    if not samples.numel(): raise ValueError(f'got samples {tuple(samples.shape)}, expected numbers in each')
     if samples.ndim == 4 and samples.shape[1] not in (1, 3):
         raise ValueError(f'got images {tuple(samples.shape)}, expected (n, c, h, w) with 1 or 3 channels')
 
@@ -50,11 +51,16 @@ def _stored(samples):
     return to_uint8(samples) if is_images else samples.float()
 
 # %% ../../nbs/4_data/15_in_memory.ipynb #05a1d76c
+def _is_plain(picture):
+    "Whether the numbers of a picture are grey values or red, green and blue, and nothing is transparent."
+    is_grey = picture.mode in ('1', 'L') or picture.mode[0] in 'IF'
+    return (is_grey or picture.mode == 'RGB') and not picture.has_transparency_data
+
+# %% ../../nbs/4_data/15_in_memory.ipynb #c472e265
 def _pixels(picture):
     "A picture as a tensor, channels first; tensors have them first already, a grey one has none."
     is_tensor = isinstance(picture, Tensor)
-    has_palette = isinstance(picture, Image.Image) and picture.mode in ('P', 'PA', 'LA', 'RGBA')
-    if has_palette: picture = to_rgb(picture)  # or is transparent
+    if isinstance(picture, Image.Image) and not _is_plain(picture): picture = to_rgb(picture)
     pixels = picture if is_tensor else torch.from_numpy(np.array(picture))
     if pixels.ndim == 2: return pixels[None]
     if is_tensor or pixels.ndim != 3: return pixels
@@ -86,15 +92,52 @@ def _items(dataset):
     return torch.stack(images), _classes(labels)
 
 # %% ../../nbs/4_data/15_in_memory.ipynb #9d89f1e4
+def _check_part(part):
+    "Raises ValueError unless these are images as bytes, or finite points, or images on the field's scale."
+    if part.dtype == torch.uint8 and part.ndim == 4: return
+    if not part.is_floating_point():
+        raise ValueError(f'got samples of {part.dtype}, expected uint8 images, or floats')
+    _check_floats(part)
+
+# %% ../../nbs/4_data/15_in_memory.ipynb #3ec6e70f
+def _check_labels(labels, part):
+    "Raises ValueError unless there is a label for each sample, or none at all."
+    if labels is None or len(labels) == len(part): return
+    raise ValueError(f'got {len(labels)} labels for {len(part)} samples')
+
+# %% ../../nbs/4_data/15_in_memory.ipynb #c37b3e41
+def _check_parts(data):
+    "Raises ValueError unless both parts of a data set, and their labels, fit together."
+    parts = data.train, data.test
+    for part in parts:
+        if isinstance(part, Tensor): continue
+        raise ValueError(f'got a Data with {type(part).__name__}, expected tensors')
+    if data.corpus: return
+    _check_shape(data.train)
+    shapes = {tuple(part.shape[1:]) for part in parts}
+    if len(shapes) > 1: raise ValueError(f'got samples of the shapes {shapes}, expected one shape')
+    for part in parts:
+        if len(part): _check_part(part)
+    _check_labels(data.train_labels, data.train)
+    _check_labels(data.test_labels, data.test)
+
+# %% ../../nbs/4_data/15_in_memory.ipynb #5781d225
 def _known(data):
     "A data set with a digest of its contents; where it has none they are read. Raises ValueError."
-    if data.train.ndim == 4: _check_shape(data.train)
+    _check_parts(data)
     if data.digest: return data
     parts = [part.detach().cpu() for part in (data.train, data.test)]
     try: return replace(data, digest=content_digest(*parts))
     except TypeError as e: raise ValueError(f'got samples of {data.train.dtype}: {e}') from e
 
 # %% ../../nbs/4_data/15_in_memory.ipynb #26321f1c
+def _tensor(samples):
+    "A tensor or an array as a tensor on the CPU. Raises ValueError for arrays of other than numbers."
+    if isinstance(samples, Tensor): return samples.detach().cpu()
+    try: return torch.from_numpy(np.array(samples))  # a copy, which may be written to
+    except TypeError as e: raise ValueError(f'got an array of {samples.dtype}, expected numbers') from e
+
+# %% ../../nbs/4_data/15_in_memory.ipynb #48d0e443
 def from_memory(
     samples: Any,  # a `Data`; tensor or array `(n, c, h, w)` or `(n, m)`; or items of picture and class
 ) -> Data:
@@ -102,7 +145,7 @@ def from_memory(
     if isinstance(samples, Data): return _known(samples)
     labels = None
     if not isinstance(samples, (Tensor, np.ndarray)): samples, labels = _items(samples)
-    samples = torch.as_tensor(samples).detach().cpu()
+    samples = _tensor(samples)
     stored = _stored(samples)
     n = len(stored)
     train, test = drawn_apart(n, held_out=math.ceil(n / 10))

@@ -23,6 +23,7 @@ from .image_decoding import quiet_pillow, square
 from .image_sources import Source, open_source
 from ..files import RunError, check_writable, writing
 from ..locks import locked
+from ..options import check_counts
 
 # %% ../../nbs/4_data/08_prepare_images.ipynb #79c0233d
 def _shuffled(names):
@@ -108,6 +109,7 @@ def _fill(found, names, out, state, each, max_bad, progress):
             growing_arrays.append(out, state, chunk, results)
             bar.update(len(chunk))
             _check_share(out, state, len(names), max_bad)
+    _check_share(out, state, len(names), max_bad)  # also where an earlier process has done all
 
 # %% ../../nbs/4_data/08_prepare_images.ipynb #4d093db0
 def _finish(found, train, test, out, state):
@@ -129,9 +131,11 @@ def _settings(found, size, crop, upscale, held_out_folder):
                 source_digest=found.digest, held_out_folder=held_out_folder or found.held_out_folder)
 
 # %% ../../nbs/4_data/08_prepare_images.ipynb #945c86ea
-def _check_asked(out, size, max_bad):
+def _check_asked(out, size, crop, max_bad):
     "Raises ValueError for settings that make no sense, RunError for a place that cannot be written"
     if size < 1: raise ValueError(f'got a size of {size}, expected at least 1 pixel')
+    check_counts(size=size)
+    if crop is not None: check_counts(crop=crop)
     if not 0 <= max_bad <= 1: raise ValueError(f'got max_bad {max_bad}, expected a share in [0, 1]')
     if not os.path.exists(out / 'manifest.json'): check_writable(out)
 
@@ -179,7 +183,7 @@ def prepare(
     "Makes, continues or leaves alone the array of all images. Raises ValueError, RunError."
     source = Path(source)
     out = Path(out)
-    _check_asked(out, size, max_bad)
+    _check_asked(out, size, crop, max_bad)
     with open_source(source) as found:
         _check_source(source, found, out)
         asked = _settings(found, size, crop, upscale, held_out_folder)

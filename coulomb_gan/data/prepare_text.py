@@ -27,10 +27,10 @@ from ..locks import locked
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #fd576df5
 def _lines(path):
-    "The lines of a file, plain or packed, in lists of about 16 MB"
+    "The lines of a file, plain or packed, in lists of about 2 MB"
     opener = {'.gz': gzip.open, '.xz': lzma.open}.get(path.suffix, open)
     with reading(path), opener(path, 'rb') as raw, io.BufferedReader(raw) as file:
-        while lines := file.readlines(1 << 24): yield lines
+        while lines := file.readlines(1 << 21): yield lines
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #4305613d
 def _fail(data, at, path, line, what):
@@ -48,6 +48,8 @@ def _block(data, units, path, line):
     except UnicodeDecodeError as e: _fail(data, e.start, path, line, "is not UTF-8; units='bytes' takes any")
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #dec1759a
+_ROWS = 1 << 17  # lines that are cut in one go: short ones take more memory as rows than as text
+
 def read_blocks(
     files: list,  # paths of text files, plain or packed as .gz or .xz, in order
     units: str,  # 'characters' or 'bytes'
@@ -59,8 +61,9 @@ def read_blocks(
         line = 1
         for lines in _lines(path):
             while lines:
-                data = b''.join(lines[:limit])
-                lines = lines[limit:]
+                step = min(limit, _ROWS)
+                data = b''.join(lines[:step])
+                lines = lines[step:]
                 block = _block(data, units, path, line)
                 rows, sizes = cut(block, length)
                 yield rows, sizes

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from .growing_arrays import npy_header
-from .manifests import read_manifest
+from .manifests import read_text_manifest
 from ..files import RunError, open_array
 
 # %% ../../nbs/4_data/09_text.ipynb #004ad246
@@ -213,7 +213,7 @@ def corpus(
     folder = Path(folder)
     if not (folder / 'manifest.json').exists() or not (folder / 'lines.npy').exists():
         raise ValueError(f'{folder} holds no prepared text; make it with `coulomb-gan prepare`')
-    manifest = read_manifest(folder, needed=('vocabulary', 'units'))
+    manifest = read_text_manifest(folder, UNITS)
     rows = open_array(folder / 'lines.npy', manifest.get('count'))
     _check_lines(folder, rows, manifest['vocabulary'])
     return split(rows, tuple(manifest['vocabulary']), manifest['units'])

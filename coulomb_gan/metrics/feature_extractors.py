@@ -91,9 +91,10 @@ def load_extractor(
     return FeatureExtractor(f'{Path(file).stem}-{name}', answer, device)
 
 # %% ../../nbs/5_metrics/03_feature_extractors.ipynb #1b98bba7
-def _still(s, extractor, images):
+def _still(s, extractor, images, keep):
     "Whether statistics are of as many images, and the network answers the first of them as it did."
     if s.n != len(images) or s.features is None: return False
+    if len(s.features) < min(keep, len(images)): return False
     now = next(features(extractor, images[:16])).cpu()
     then = s.features[:16]
     if then.shape != now.shape: return False
@@ -111,7 +112,7 @@ def reference(
     "Statistics of a data set's features, computed once and read from `cache` afterwards."
     path = Path(cache, f'{extractor.name}-{key or content_digest(images)}.npz')
     s = find_statistics(path)
-    if s is not None and _still(s, extractor, images): return s
+    if s is not None and _still(s, extractor, images, keep): return s
     s = statistics(features(extractor, images, progress=progress), keep)
     with caching(path): save_statistics(path, s)
     return s

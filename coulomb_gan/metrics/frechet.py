@@ -186,7 +186,9 @@ def finite_sample_bias(
 ) -> float:  # squared feature units
     "Mean Fréchet distance between two samples of one law, to first order in 1/n."
     if not min(n_x, n_y) > 0: raise ValueError(f'got samples of {n_x} and {n_y}, expected sizes above 0')
+    s = _as_statistics('s', s)
     values, vectors = torch.linalg.eigh(s.sigma)
+    if values[-1] <= 0: return 0.  # nothing varies
     values = values.clamp(min=1e-9 * values[-1].item())  # features that never vary
     variances = _product_variances(s, values, vectors)
     sums = values[:, None] + values

@@ -7,7 +7,6 @@ __all__ = ['BLOCK', 'ngram_codes', 'Ngrams', 'count_ngrams', 'jsd', 'save_models
            'jsd_interval', 'jsd_bias']
 
 # %% ../../nbs/5_metrics/07_ngrams.ipynb #9987211d
-import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from torch import Tensor
+from ..data.datasets import content_digest
 from ..files import caching, write_whole
 
 # %% ../../nbs/5_metrics/07_ngrams.ipynb #04fe99c6
@@ -185,7 +185,7 @@ def training_models(
 ) -> dict:  # n -> Ngrams for n = 1 .. longest
     "Counts the tables of the training lines, or reads them if they were counted before. Raises ValueError."
     from tqdm import tqdm
-    key = hashlib.sha256(np.ascontiguousarray(rows.numpy())).hexdigest()[:16]
+    key = content_digest(rows)
     path = Path(folder or '.') / f'ngrams-{key}-{size}-{longest}.npz'
     if folder and path.exists():
         try: return load_models(path)

@@ -197,3 +197,12 @@ def test_order_agreement():
     assert order_agreement(equal) == 0
     del exact['other images']
     assert order_agreement(exact) == 1
+
+
+def test_the_radius_of_a_swirl_is_of_the_shorter_side():
+    "An oblong image whose middle square is turned as that square by itself; the rim and what reads over it aside"
+    x = torch.rand(1, 1, 24, 60, generator=seeded())
+    oblong = swirl(x, 1., seeded())[..., 18:42]
+    by_itself = swirl(x[..., 18:42], 1., seeded())
+    middle = (..., slice(8, 16), slice(8, 16))
+    assert (oblong[middle] - by_itself[middle]).abs().max() < 1e-4

@@ -85,3 +85,17 @@ def test_types_are_mixed_without_loss():
     assert_close(kid(x.float(), y), kid(x.float().double(), y))
     x, y = (200 * x).half(), (200 * y).half()  # their cubes overflow half precision
     assert_close(kid(x, y), kid(x.double(), y.double()), rtol=1e-4, atol=0)
+
+
+def test_large_sets_are_cut_into_more_subsets(monkeypatch):
+    "With at most 50 rows in one, 1,000 rows are twenty subsets"
+    import coulomb_gan.metrics.kid as module
+    sizes = []
+    squared_mmd = module._squared_mmd
+    def noted(x, y):
+        sizes.append((len(x), len(y)))
+        return squared_mmd(x, y)
+    monkeypatch.setattr(module, '_squared_mmd', noted)
+    monkeypatch.setattr(module, 'LARGEST', 50)
+    kid(randn(1000, 4), randn(1000, 4, seed=1))
+    assert sizes == [(50, 50)] * 20

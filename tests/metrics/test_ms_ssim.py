@@ -42,3 +42,12 @@ def test_refusals():
     with pytest.raises(ValueError, match='got .*expected two sets'): ms_ssim(images(2, 0), images(3, 0))
     with pytest.raises(ValueError, match='3 scales need 44'): ms_ssim(images(1, 0, 32), images(1, 0, 32))
     with pytest.raises(ValueError, match='expected 2 to the number of images'): mean_ms_ssim(images(3, 0), batch=4)
+
+
+def test_the_standard_error_is_that_of_the_mean_over_batches():
+    "From the means of the batches by themselves"
+    x = 2 * torch.rand(16, 1, 48, 48, generator=torch.Generator().manual_seed(0)) - 1
+    means = torch.tensor([mean_ms_ssim(part, batch=4)[0] for part in x.split(4)])
+    mean, error = mean_ms_ssim(x, batch=4)
+    assert mean == pytest.approx(means.mean().item(), abs=1e-6)
+    assert error == pytest.approx(means.std().item() / 4**.5, rel=1e-3)
