@@ -82,7 +82,9 @@ def _from_array(path, shape):
             if 'samples' in names: names = ['samples']
             if len(names) == 1: found = found[names[0]]
     except Exception as e: raise ValueError('holds no array of images') from e
-    if len(names) > 1: raise ValueError(f"holds {', '.join(names)}, expected one array, or one named samples")
+    if not isinstance(found, np.ndarray):
+        held = ', '.join(names) or 'no array'
+        raise ValueError(f'holds {held}, expected one array, or one named samples')
     if found.ndim == 3: found = found[..., None]
     fits = found.dtype == np.uint8 and found.ndim == 4 and found.shape[3] in (1, 3)
     if not fits:

@@ -134,7 +134,8 @@ def _known(data):
 def _tensor(samples):
     "A tensor or an array as a tensor on the CPU. Raises ValueError for arrays of other than numbers."
     if isinstance(samples, Tensor): return samples.detach().cpu()
-    try: return torch.from_numpy(np.array(samples))  # a copy, which may be written to
+    if not samples.flags.writeable: samples = samples.copy()
+    try: return torch.from_numpy(samples)
     except TypeError as e: raise ValueError(f'got an array of {samples.dtype}, expected numbers') from e
 
 # %% ../../nbs/4_data/15_in_memory.ipynb #48d0e443

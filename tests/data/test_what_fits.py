@@ -10,6 +10,7 @@ from coulomb_gan.data.catalogue import load
 from coulomb_gan.data.folders import example
 from coulomb_gan.data.given_images import given_images
 from coulomb_gan.data.image_decoding import to_rgb
+from coulomb_gan.data.in_memory import from_memory
 from coulomb_gan.data.prepare_images import prepare
 from coulomb_gan.data.prepare_text import prepare_text
 from coulomb_gan.data.synthetic import mixture
@@ -79,6 +80,9 @@ def test_of_several_arrays_none_is_taken(tmp_path):
     np.savez(tmp_path / 'two.npz', real=images, fake=images + 1)
     with pytest.raises(ValueError, match='holds real, fake, expected one array'):
         given_images(tmp_path / 'two.npz', (3, 8, 8))
+    np.savez(tmp_path / 'empty.npz')
+    with pytest.raises(ValueError, match='holds no array, expected one array'):
+        given_images(tmp_path / 'empty.npz', (3, 8, 8))
     np.savez(tmp_path / 'named.npz', real=images, samples=images + 1)
     assert given_images(tmp_path / 'named.npz', (3, 8, 8)).unique().tolist() == [1]
 
@@ -100,3 +104,9 @@ def test_a_mixture_has_its_means_and_its_covariance(variance):
     assert rest.mean(0).abs().max() < 5 * (variance / n)**.5
     wanted = variance * torch.eye(2, dtype=torch.float64)
     assert (rest.T.cov() - wanted).abs().max() < 5 * variance * (2 / n)**.5
+
+
+def test_an_array_that_may_not_be_written_to_is_copied():
+    points = np.random.default_rng(0).normal(size=(20, 2))
+    points.flags.writeable = False
+    assert from_memory(points).shape == (2,)  # without the warning of torch, which would be an error here
