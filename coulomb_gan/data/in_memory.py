@@ -39,15 +39,21 @@ def _check_shape(samples):
     if samples.ndim == 4 and samples.shape[1] not in (1, 3):
         raise ValueError(f'got images {tuple(samples.shape)}, expected (n, c, h, w) with 1 or 3 channels')
 
+# %% ../../nbs/4_data/15_in_memory.ipynb #9d89f1e4
+def _check_numbers(part):
+    "Raises ValueError unless these are images as bytes, or finite points, or images on the field's scale."
+    if part.dtype == torch.uint8 and part.ndim == 4: return
+    if not part.is_floating_point():
+        raise ValueError(f'got samples of {part.dtype}, expected uint8 images, or floats')
+    _check_floats(part)
+
 # %% ../../nbs/4_data/15_in_memory.ipynb #0a254f7a
 def _stored(samples):
     "Samples as they are kept: images as bytes, points as float32. Raises ValueError for others."
     _check_shape(samples)
     is_images = samples.ndim == 4
-    if samples.dtype == torch.uint8 and is_images: return samples
-    if not samples.is_floating_point():
-        raise ValueError(f'got samples of {samples.dtype}, expected uint8 images, or floats')
-    _check_floats(samples)
+    _check_numbers(samples)
+    if samples.dtype == torch.uint8: return samples
     return to_uint8(samples) if is_images else samples.float()
 
 # %% ../../nbs/4_data/15_in_memory.ipynb #05a1d76c
@@ -91,14 +97,6 @@ def _items(dataset):
     if len(shapes) != 1: raise ValueError(f'got pictures of {len(shapes)} shapes {shapes[:2]}, expected one')
     return torch.stack(images), _classes(labels)
 
-# %% ../../nbs/4_data/15_in_memory.ipynb #9d89f1e4
-def _check_part(part):
-    "Raises ValueError unless these are images as bytes, or finite points, or images on the field's scale."
-    if part.dtype == torch.uint8 and part.ndim == 4: return
-    if not part.is_floating_point():
-        raise ValueError(f'got samples of {part.dtype}, expected uint8 images, or floats')
-    _check_floats(part)
-
 # %% ../../nbs/4_data/15_in_memory.ipynb #3ec6e70f
 def _check_labels(labels, part):
     "Raises ValueError unless there is a label for each sample, or none at all."
@@ -117,7 +115,7 @@ def _check_parts(data):
     shapes = {tuple(part.shape[1:]) for part in parts}
     if len(shapes) > 1: raise ValueError(f'got samples of the shapes {shapes}, expected one shape')
     for part in parts:
-        if len(part): _check_part(part)
+        if len(part): _check_numbers(part)
     _check_labels(data.train_labels, data.train)
     _check_labels(data.test_labels, data.test)
 

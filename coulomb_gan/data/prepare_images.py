@@ -104,12 +104,12 @@ def _decoded(names, square_of, each):
 def _fill(found, names, out, state, each, max_bad, progress):
     "Decodes what is left, chunk by chunk, with `each` as `map`; refuses when too much of it is unusable"
     def square_of(name): return decode(found, name, state['size'], state['crop'], state['upscale'])
+    _check_share(out, state, len(names), max_bad)  # of what an earlier process has done
     with _bar(state['done'], len(names), progress) as bar:
         for chunk, results in _decoded(names[state['done']:], square_of, each):
             growing_arrays.append(out, state, chunk, results)
             bar.update(len(chunk))
             _check_share(out, state, len(names), max_bad)
-    _check_share(out, state, len(names), max_bad)  # also where an earlier process has done all
 
 # %% ../../nbs/4_data/08_prepare_images.ipynb #4d093db0
 def _finish(found, train, test, out, state):

@@ -150,7 +150,7 @@ def allowed_in_pulls(
     block: int,  # charges of which pulls are added in float32
 ) -> Callable:  # squared distances -> the largest `s` at which each is right
     "Where float32 products are good enough for sums of pulls."
-    tile = min(_slices(block, _WIDE)[0].stop, n)
+    tile = min(_slices(block, _WIDE)[0].stop, n)  # charges of a tile
     terms = (2 * tile + 2 * block / tile**.5 + 12) / n**.5 + 1
     def allowed(r2):
         r = r2.sqrt()

@@ -15,6 +15,12 @@ from .layers import UPSAMPLINGS, BatchNorm2d, LeCunTanh, PatchConv2d
 from ..options import choose
 
 # %% ../../nbs/3_networks/04_dcgan.ipynb #d462d7eb
+def _side(shape):
+    "The side of an image `(c, side, side)`. Raises ValueError for one that is not square."
+    _, height, side = shape
+    if height == side: return side
+    raise ValueError(f'an image must be square, got shape {tuple(shape)}')
+
 def _doublings(side):
     "How many doublings of a 4x4 map reach a side. Raises ValueError for other sides."
     ups = (side // 4).bit_length() - 1
@@ -30,8 +36,8 @@ def dcgan_generator(
     upsampling: str = 'transposed',  # how the side is doubled: as in the paper, or 'resize'
 ) -> nn.Sequential:
     "The paper's generator: 5x5 transposed convolutions from 4x4 up. Raises ValueError for other sides."
-    channels, height, side = shape
-    if height != side: raise ValueError(f'an image must be square, got shape {tuple(shape)}')
+    channels, *_ = shape
+    side = _side(shape)
     doubling = UPSAMPLINGS[choose(upsampling, UPSAMPLINGS, 'upsampling')]
     ups = _doublings(side)
     layers = [nn.Linear(latent, 16 * width), nn.ReLU(), nn.Unflatten(1, (width, 4, 4))]
@@ -48,7 +54,8 @@ def dcgan_discriminator(
     batch_norm: bool = True,  # in each layer, as released; without it the convolutions have biases
 ) -> nn.Sequential:
     "The paper's discriminator: four 5x5 convolutions. Raises ValueError for other sides."
-    n_in, *_, side = shape
+    n_in, *_ = shape
+    side = _side(shape)
     if side % 16 != 0: raise ValueError(f'the side of an image must be a multiple of 16, got {side}')
     layers: list[nn.Module] = []
     for n_out in (width, 2 * width, 4 * width, 8 * width):

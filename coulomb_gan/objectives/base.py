@@ -114,7 +114,7 @@ class Passes:
     def __call__(self,
         *sets: Tensor,  # points, each `(n, *shape)`
     ):  # D there, float32 `(n,)` or what its head gives: one tensor, or a tuple for several sets
-        "Evaluates what has not been evaluated yet."
+        "Evaluates what has not been evaluated yet. Raises ValueError as `one_number_each`."
         new = [a for a in sets if self._found(a) is None]
         if new:
             outputs = _forward(self, new)

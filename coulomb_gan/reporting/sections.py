@@ -214,7 +214,7 @@ def diagnostics_table(
                  ('share of the potential that D explains', found.explained, '1 for the potential itself'),
                  ('weight of the potential in D', found.phi_weight, '1 at the optimum'),
                  ('weight of the self term in D', found.self_weight, '1 at the optimum'),
-                 ('share of the self term in the target', found.self_term_share, 
+                 ('share of the self term in the target', found.self_term_share,
                   f'{batch + e.objective.replay} generated and {real} real charges')]
     return table(rows, [f'{found.n} charges a side', '', ''])
 

@@ -95,7 +95,7 @@ def test_what_is_transparent_is_white_in_sixteen_bits_too():
 
 @pytest.mark.parametrize('variance', [.1, .3, 1.])
 def test_a_mixture_has_its_means_and_its_covariance(variance):
-    "Of 25 x 4,000 residuals: means to five standard errors, covariance too"
+    "Of the residuals of all points, a tenth of them held out: means and covariance to five standard errors"
     data = mixture(100_000, variance=variance)
     x = torch.cat([data.train, data.test]).double()
     means = data.modes.means.double()

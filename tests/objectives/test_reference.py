@@ -63,9 +63,10 @@ def test_more_than_a_number_each_is_refused():
         SeparatePasses(nn.Linear(2, 3))(torch.randn(5, 2))
 
 
-def test_what_holds_d_holds_it_in_both_kinds_of_step():
+@pytest.mark.parametrize('together', [True, False])
+def test_what_holds_d_holds_it_in_both_kinds_of_step(together):
     class Clipped(Coulomb):
-        simultaneous = True
+        simultaneous = together
         def constrain(self, d):
             with torch.no_grad():
                 for p in d.parameters(): p.clamp_(-.01, .01)

@@ -144,6 +144,18 @@ def test_critic_steps_see_their_own_samples():
     assert all(not torch.equal(xs[i], xs[j]) for i in range(4) for j in range(i))
 
 
+@pytest.mark.parametrize('name', ['coulomb', 'wgan-gp'])
+def test_what_holds_d_holds_it_in_both_kinds_of_step(name, monkeypatch):
+    "An objective whose updates are made at once, and one that has D first"
+    @torch.no_grad()
+    def clip(self, d):
+        for p in d.parameters(): p.clamp_(-.01, .01)
+    monkeypatch.setattr(OBJECTIVES[name], 'constrain', clip)
+    t = TrainState(tiny(objective=name), (2,))
+    update(t, torch.randn(rows_of_a_step(t), 2, generator=torch.Generator().manual_seed(0)))
+    assert max(p.abs().max() for p in t.weights_d) <= .01 < max(p.abs().max() for p in t.weights_g)
+
+
 @pytest.mark.parametrize('name', GAMES)
 def test_half_precision_rounds_the_networks_and_nothing_else(name):
     "One rounding is 2^-9; a loss, a mean over the batch, may differ by a few of them, and must differ"
