@@ -50,6 +50,7 @@ class Batch:
     carried: dict = field(default_factory=dict)  # the objective's own tensors, part of a checkpoint
     encoder: Callable | None = None  # images to feature maps, for objectives that name one
     world: Alone = Alone()  # the processes that share the rows
+    fresh: Tensor | None = None  # further generated samples, attached to nothing; None where there are none
 
 # %% ../../nbs/2_objectives/01_base.ipynb #04436513
 def couples_samples(
@@ -166,6 +167,14 @@ def n_real(self: Objective,
 ) -> int:
     "Real samples of an update."
     return batch
+
+# %% ../../nbs/2_objectives/01_base.ipynb #66bb8470
+@patch
+def n_fresh(self: Objective,
+    t: float,  # share of the steps that is done, 0 to 1
+) -> int:
+    "Newly generated samples beside the minibatch in the next step, at which nothing is read."
+    return 0
 
 # %% ../../nbs/2_objectives/01_base.ipynb #b0ef2218
 @patch

@@ -178,12 +178,18 @@ def targets(self: Coulomb,
 @dataclass(frozen=True)
 class ExactForce(Charges):
     "A generator that follows the exact force; there is no discriminator."
+    fresh: int = 0  # newly generated charges in the place of the minibatch's own; 0: samples push each other
+    fresh_from: float = 0.  # share of the steps after which they take its place
+    ranges: ClassVar[dict] = Charges.ranges | {'fresh': (0, 1e9), 'fresh_from': (0, 1)}
     head: ClassVar[str | None] = None
     simultaneous = True
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fresh_from and not self.fresh: raise ValueError('fresh_from needs fresh charges: give fresh')
+    def n_fresh(self, t): return self.fresh if t >= self.fresh_from else 0
     def loss_g(self, d, b):
         x = b.x.flatten(1)
-        pull = self.pull(b)
-        aim = x.detach() + pull
+        aim = x.detach() + self.pull(b)
         way = x - aim
         squared = way.square().sum(1)
         return squared.mean() / 2
@@ -196,10 +202,12 @@ def pull(self: ExactForce,
     "The force of all charges, each sample's own left out; half its mean square is L_G."
     x = b.x.detach().flatten(1)
     y = b.y.flatten(1)
+    own = b.fresh is None
+    negative = x if own else b.fresh.flatten(1)
     replay = b.carried.get('replay', x[:0])
-    charges = torch.cat([x, replay.flatten(1)])
+    charges = torch.cat([negative, replay.flatten(1)])
     n = len(charges)
     kernel = self.kernel(b)
-    weight_x = (n - self.strength(kernel)) / (n - 1)
+    weight_x = (n - self.strength(kernel)) / (n - 1) if own else 1.
     of_all = dict(x=charges, y=y, kernel=kernel, weight_x=weight_x, finite=False)
     return b.world.by_rows(partial(force, **of_all), x)

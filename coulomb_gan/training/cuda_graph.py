@@ -65,8 +65,10 @@ class GraphedStep:
         objective = self.t.experiment.objective
         return objective.critic_steps_at(self.t.progress.step) == objective.critic_steps
     def may_record(self) -> bool:
-        "On a GPU, after the first steps, and when nothing that is carried changes its shape any more."
+        "On a GPU, after the first steps, and when nothing carried or drawn changes its shape any more."
         t = self.t
+        objective = t.experiment.objective
+        done = t.progress.step / t.experiment.optim.steps
         warm = self.plain_steps >= WARM_UP
-        settled = t.experiment.objective.settled(t.carried)
+        settled = objective.settled(t.carried) and objective.n_fresh(done) == objective.n_fresh(1.)
         return t.on_gpu and t.world.size == 1 and warm and settled

@@ -23,7 +23,8 @@ from coulomb_gan.networks.layers import PatchConv2d
 from coulomb_gan.training.algorithm import train_step, update
 from coulomb_gan.training.config import Experiment, Optimisation
 from coulomb_gan.training.cuda_graph import WARM_UP
-from coulomb_gan.training.state import TrainState, optimiser
+from coulomb_gan.training.optimisers import optimiser
+from coulomb_gan.training.state import TrainState
 from step import Row
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -111,7 +111,10 @@ CHANGES = {
         'smoothing': Change(.5, 'weights'),
         'alternating': Change(True, 'weights'),
     },
-    'exact-force': CHARGES,
+    'exact-force': CHARGES | {
+        'fresh': Change(5, 'weights'),
+        'fresh_from': Change(.5, 'weights', dict(fresh=5)),
+    },
     'exact-force-features': IN_FEATURES,
     'drifting': IN_FEATURES,
     'non-saturating': {'r1': Change(1., 'weights')},
@@ -133,6 +136,7 @@ CHANGES = {
     'optim': {
         'optimiser': Change('rmsprop', 'weights'),
         'drops': Change(2, 'rates', dict(decay='plateau', patience=1, eval_every=1, steps=24, lr_g=1e-9)),
+        'sobol': Change(True, 'weights'),
         'flip': Change(True, 'weights'),
         'batch': Change(17, 'weights'),
         'steps': Change(14, 'files'),

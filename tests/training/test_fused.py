@@ -14,7 +14,7 @@ from torch.nn.functional import leaky_relu
 from torch.testing import assert_close
 
 from coulomb_gan.training.config import Optimisation
-from coulomb_gan.training.state import optimiser
+from coulomb_gan.training.optimisers import optimiser
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 ONCE = 2**-7 if INTERPRETED else 2**-8  # error of a bfloat16 number: a GPU rounds, the interpreter cuts off

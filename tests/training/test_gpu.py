@@ -28,6 +28,9 @@ CASES = VARIANTS | {
     'a replay buffer of less than a batch': dict(replay=10),
     'mixed precision': dict(precision='bfloat16'),
     'rmsprop': dict(optimiser='rmsprop', beta2=.99, decay='exponential', lr_end=.5),
+    'muon': dict(optimiser='muon', depth_g=3, depth_d=2, decay='exponential', lr_end=.5),
+    'images, muon': IMAGES | dict(optimiser='muon'),
+    'evenly spread samples, then fresh charges': dict(objective='exact-force', sobol=True, fresh=24, fresh_from=.1),
     'images': IMAGES | dict(precision='bfloat16'),
     'images, smoothing': IMAGES | dict(smoothing=.5, replay=40),
     'images, critic steps': IMAGES | dict(objective='wgan-gp', batch_norm_d=False),
@@ -57,7 +60,8 @@ def test_recorded_steps_are_the_plain_ones(case):
     ys = batches(plain)
     losses = [torch.stack([torch.stack(one(y)) for y in ys]) for one in (lambda y: train_step(plain, y), step)]
     filling = math.ceil(getattr(e.objective, 'replay', 0) / e.optim.batch)
-    assert step.recorded and step.plain_steps == max(WARM_UP, filling)
+    before_fresh = math.ceil(getattr(e.objective, 'fresh_from', 0) * e.optim.steps)
+    assert step.recorded and step.plain_steps == max(WARM_UP, filling, before_fresh)
     # the same kernels on the same numbers; a library may choose others while recording, and each update enlarges that
     updates = rows_of_a_step(plain) // e.objective.n_real(e.optim.batch)
     assert_close(losses[1], losses[0], **(dict(rtol=1e-4, atol=1e-6) if updates == 1 else dict(rtol=1e-2, atol=1e-3)))
@@ -109,7 +113,7 @@ def test_a_stale_scheduled_value_would_be_seen():
 
 @needs_gpu
 @pytest.mark.parametrize('options', [IMAGES, dict(replay=40, ema=.9), dict(objective='wgan-gp'),
-                                     IMAGES | dict(optimiser='rmsprop')], ids=str)
+                                     IMAGES | dict(optimiser='rmsprop'), IMAGES | dict(optimiser='muon')], ids=str)
 def test_states_go_from_one_device_to_the_other(options, tmp_path):
     e = BASE.changed(**options)
     shape = shape_of(e)
@@ -134,7 +138,8 @@ def test_states_go_from_one_device_to_the_other(options, tmp_path):
 
 @needs_gpu
 @pytest.mark.parametrize('options', [dict(ema=.9, eps_end=.5), dict(objective='wgan-gp'),
-                                     dict(objective='exact-force', replay=40)], ids=str)
+                                     dict(objective='exact-force', replay=40),
+                                     dict(objective='exact-force', sobol=True, fresh=24, fresh_from=.5)], ids=str)
 def test_a_stopped_run_continues(options, tmp_path):
     def interrupt(): raise KeyboardInterrupt
     e = BASE.changed(**options)

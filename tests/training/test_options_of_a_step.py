@@ -1,4 +1,4 @@
-"""What a run may change about its steps: the optimiser, mirrored images, and how often plateaus drop the rates."""
+"""What a run may change about its steps: optimiser, latent vectors, fresh charges, mirrored images, drops of the rates."""
 import json
 
 import pytest
@@ -7,16 +7,21 @@ from torch import nn
 from torch.testing import assert_close
 
 from coulomb_gan.data.prefetching import Prefetched
+from coulomb_gan.networks.base import latent_vectors, sobol_points
 from coulomb_gan.training import algorithm
 from coulomb_gan.training.algorithm import flipped, rows_of_a_step, train_step
 from coulomb_gan.training.config import Experiment, Optimisation
 from coulomb_gan.training.fit import check_experiment
+from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
+from coulomb_gan.training.optimisers import MOMENTUM, hidden_weights, optimiser
 from coulomb_gan.training.run_folder import newest_checkpoint
 from coulomb_gan.training.schedule import Progress, lr_factor
-from coulomb_gan.training.state import TrainState, optimiser
+from coulomb_gan.training.state import TrainState
 from tiny_runs import TINY, assert_same_end, flat, records, stopped, train
 
 RMSPROP = dict(optimiser='rmsprop', beta2=.99)
+MUON = dict(optimiser='muon', depth_g=2, depth_d=2)
+FRESH = dict(objective='exact-force', fresh=24, fresh_from=.5, sobol=True)
 
 
 # --- RMSProp ------------------------------------------------------------------------------------------------------
@@ -65,12 +70,143 @@ def test_a_stopped_run_with_rmsprop_continues_bit_for_bit(options, images, tmp_p
     assert moments == {'step', 'square_avg'}
 
 
+# --- Muon ---------------------------------------------------------------------------------------------------------
+
+def lifted(sigma):
+    "Jordan et al. 2024: five rounds of their polynomial"
+    for _ in range(5): sigma = 3.4445 * sigma - 4.7750 * sigma**3 + 2.0315 * sigma**5
+    return sigma
+
+
+def orthogonal_by_svd(m):
+    u, sigma, vh = torch.linalg.svd(m, full_matrices=False)
+    return u @ torch.diag(lifted(sigma / sigma.norm())) @ vh
+
+
+@pytest.mark.parametrize('decay', [0., .1])
+@pytest.mark.parametrize('layer', [nn.Linear(5, 5), nn.Linear(5, 7), nn.Linear(7, 5), nn.Conv2d(3, 4, 2),
+                                   nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last)], ids=str)
+def test_muon_is_its_recursion(layer, decay):
+    "Of a layer between two others, by singular value decompositions in float64; the first and the last are Adam's"
+    gen = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 2), layer, nn.Linear(3, 1)).double()
+    opt = optimiser(net, .01, Optimisation(optimiser='muon', beta1=.8, weight_decay=decay))
+    adam = nn.Sequential(nn.Linear(2, 2), nn.Linear(3, 1)).double()
+    adam.load_state_dict({f'{int(name[0]) // 2}.{name[2:]}': p for name, p in net.state_dict().items() if name[0] != '1'})
+    of_adam = optimiser(adam, .01, Optimisation(beta1=.8, weight_decay=decay))
+    w = layer.weight.detach().clone()
+    momentum = torch.zeros_like(w)
+    for _ in range(4):
+        for p in net.parameters(): p.grad = torch.empty_like(p).copy_(torch.randn(p.shape, generator=gen, dtype=torch.float64))
+        g = layer.weight.grad + decay * w
+        for p, q in zip(adam.parameters(), [*net[0].parameters(), *net[2].parameters()]): p.grad = q.grad.clone()
+        opt.step()
+        of_adam.step()
+        momentum = MOMENTUM * momentum + g
+        ahead = (g + MOMENTUM * momentum).flatten(1)
+        length = .01 * (.2 / 1.8)**.5 * max(ahead.shape)**.5
+        w = w - (length * orthogonal_by_svd(ahead)).view_as(w)
+    assert_close(layer.weight.detach(), w)
+    for p, q in zip(adam.parameters(), [*net[0].parameters(), *net[2].parameters()]): assert torch.equal(p, q)
+    assert layer.bias.grad is not None and layer.weight.grad is None
+
+
+def test_hidden_weights_of_one_shape_move_as_each_alone():
+    def after(count):
+        torch.manual_seed(0)
+        nets = nn.Sequential(nn.Linear(2, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 1))
+        opt = optimiser(nets, .1, Optimisation(optimiser='muon', weight_decay=0.))
+        if count == 1: opt.hidden = [[p] for alike in opt.hidden for p in alike]
+        for p in nets.parameters(): p.grad = torch.randn(p.shape)
+        opt.step()
+        return torch.cat([p.detach().flatten() for p in nets.parameters()])
+    assert_close(after(2), after(1), rtol=0, atol=1e-5)     # products of float32 in another order
+
+
+@pytest.mark.parametrize('gradient', [torch.zeros(6, 6), torch.full((6, 6), 1e-30), torch.full((6, 6), 1e30)], ids=str)
+def test_muon_stays_finite(gradient):
+    net = nn.Sequential(nn.Linear(2, 6), nn.Linear(6, 6), nn.Linear(6, 1))
+    opt = optimiser(net, .1, Optimisation(optimiser='muon'))
+    for p in net.parameters(): p.grad = gradient.clone() if p.shape == (6, 6) else torch.zeros_like(p)
+    opt.step()
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_muon_wants_hidden_layers(tmp_path):
+    message = "optimiser 'muon' is for networks with hidden layers, and Sequential has 2 weight matrices or kernels"
+    with pytest.raises(ValueError, match=message): train(TINY.changed(optimiser='muon'), tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()
+    with pytest.raises(ValueError, match='Linear has 1 weight'): hidden_weights(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize('options', [MUON, MUON | dict(ema=.9, weight_decay=0.), MUON | FRESH,
+                                     dict(optimiser='muon', data='PICTURES', networks='dcgan', width_g=8, width_d=4)], ids=str)
+def test_a_stopped_run_with_muon_continues_bit_for_bit(options, images, tmp_path):
+    chosen = {name: images if value == 'PICTURES' else value for name, value in options.items()}
+    e = TINY.changed(**chosen)
+    train(e, tmp_path / 'whole')
+    train(e, stopped(e, tmp_path / 'broken', 9))
+    assert_same_end(tmp_path / 'broken', tmp_path / 'whole')
+    moments = {name.split('.')[-1] for name in flat(newest_checkpoint(tmp_path / 'whole')) if '.opt_g.state.' in name}
+    assert moments == {'step', 'exp_avg', 'exp_avg_sq', 'momentum'}
+
+
+# --- evenly spread latent vectors, fresh charges -------------------------------------------------------------------
+
+def test_a_step_draws_evenly_spread_vectors_and_samples_are_drawn_independently():
+    e = TINY.changed(sobol=True)
+    t = TrainState(e, (2,))
+    n, ahead = e.optim.batch, torch.Generator()
+    ahead.set_state(t.gen.get_state())
+    assert torch.equal(t.generate(), t.g(latent_vectors(e.networks, n, ahead, sobol_points(n, e.networks.latent))))
+    assert torch.equal(t.sample(n, 5), t.g(latent_vectors(e.networks, n, torch.Generator().manual_seed(5))))
+
+
+@pytest.mark.parametrize('sobol', [False, True])
+def test_fresh_charges_are_new_samples_after_those_of_the_minibatch(sobol):
+    e = TINY.changed(**FRESH | dict(sobol=sobol))
+    t = TrainState(e, (2,))
+    y = torch.zeros(e.objective.n_real(e.optim.batch), 2)
+    assert t.batch(y).fresh is None
+    t.progress.step = e.optim.steps // 2
+    ahead = torch.Generator()
+    ahead.set_state(t.gen.get_state())
+    def drawn(n):
+        if not sobol: return latent_vectors(e.networks, n, ahead)
+        return latent_vectors(e.networks, n, ahead, sobol_points(n, e.networks.latent))
+    b = t.batch(y)
+    assert torch.equal(b.x, t.g(drawn(e.optim.batch))) and torch.equal(b.fresh, t.g(drawn(24)))
+    assert b.x.requires_grad and not b.fresh.requires_grad
+
+
+def test_fresh_charges_come_in_bfloat16_runs_too():
+    t = TrainState(TINY.changed(**FRESH | dict(fresh_from=0., precision='bfloat16')), (2,))
+    assert t.batch(torch.zeros(16, 2)).fresh.dtype == torch.float32
+
+
+def test_a_step_is_recorded_only_when_fresh_charges_have_come():
+    t = TrainState(TINY.changed(**FRESH), (2,))
+    step = GraphedStep(t)
+    step.plain_steps, t.on_gpu = WARM_UP, True
+    assert not step.may_record()
+    t.progress.step = t.experiment.optim.steps // 2
+    assert step.may_record()
+
+
+def test_a_stopped_run_with_fresh_charges_continues_bit_for_bit(tmp_path):
+    e = TINY.changed(**FRESH)
+    for step in (3, 9):      # before and after they come
+        train(e, tmp_path / f'whole{step}')
+        train(e, stopped(e, tmp_path / f'broken{step}', step))
+        assert_same_end(tmp_path / f'broken{step}', tmp_path / f'whole{step}')
+
+
 def test_settings_of_before_are_read_with_what_they_meant():
-    "Without optimiser, drops and flip in the file"
+    "Without optimiser, drops, flip and sobol in the file"
     stored = TINY.to_dict()
-    for name in ('optimiser', 'drops', 'flip'): del stored['optim'][name]
+    for name in ('optimiser', 'drops', 'flip', 'sobol'): del stored['optim'][name]
     e = Experiment().revised(stored)
-    assert e == TINY and (e.optim.optimiser, e.optim.drops, e.optim.flip) == ('adam', 1, False)
+    assert e == TINY and (e.optim.optimiser, e.optim.drops, e.optim.flip, e.optim.sobol) == ('adam', 1, False, False)
 
 
 def test_a_run_of_before_is_continued(tmp_path):
@@ -78,7 +214,7 @@ def test_a_run_of_before_is_continued(tmp_path):
     whole = train(TINY, tmp_path / 'whole').out
     broken = stopped(TINY, tmp_path / 'broken', 9)
     config = json.loads((broken / 'config.json').read_text())
-    for name in ('optimiser', 'drops', 'flip'): del config['optim'][name]
+    for name in ('optimiser', 'drops', 'flip', 'sobol'): del config['optim'][name]
     (broken / 'config.json').write_text(json.dumps(config))
     train(TINY, broken)
     assert_same_end(broken, whole)
