@@ -54,6 +54,36 @@ def _spread_hinges(layer, width):
     at_points = (scaled * points).sum(1)
     layer.bias.copy_(-at_points)
 
+# %% ../../nbs/3_networks/03_mlp.ipynb #d701e311
+def _opposed(half):
+    "Weights or biases of units in pairs of opposite sign."
+    return torch.cat([half, -half])
+
+# %% ../../nbs/3_networks/03_mlp.ipynb #0c1d02dc
+def _orthogonal(*shape):
+    "A random matrix with orthonormal rows or columns."
+    return nn.init.orthogonal_(torch.empty(shape))
+
+# %% ../../nbs/3_networks/03_mlp.ipynb #d81e700d
+@torch.no_grad()
+def _start_linear(body):
+    "Weights with which layers of ReLUs are together a random rotation of z and a shift."
+    first, *hidden, last = [layer for layer in body if isinstance(layer, nn.Linear)]
+    n_out, width = last.weight.shape
+    half = width // 2
+    turned = _orthogonal(half, first.in_features)
+    first.weight.copy_(_opposed(turned))
+    for layer in hidden:
+        turn = _orthogonal(half, half)
+        of_pairs = torch.cat([turn, -turn], 1)
+        layer.weight.copy_(_opposed(of_pairs))
+        turned = turn @ turned
+    for layer in (first, *hidden):
+        shift = .3 * torch.randn(half)
+        layer.bias.copy_(_opposed(shift))
+    back = _orthogonal(n_out, first.in_features) @ turned.T
+    last.weight.copy_(torch.cat([back, -back], 1))
+
 # %% ../../nbs/3_networks/03_mlp.ipynb #a18f2c31
 class FourierFeatures(nn.Module):
     "Sines of random waves, Rahimi and Recht 2007; their frequencies and phases are trained."
@@ -83,17 +113,21 @@ class MLP(Networks):
     width_d: int = 128  # hidden units of the discriminator
     depth_g: int = 3  # hidden layers of the generator
     depth_d: int = 2  # hidden layers of the discriminator; A.5 has 2
-    batch_norm_g: bool = True  # in the generator; without it Kaiming initialisation
+    batch_norm_g: bool = True  # in the generator
+    init_g: str = 'kaiming'  # how a generator without batch norm starts: 'kaiming' or 'linear', without folds
     activation_d: str = 'leaky_relu'  # in the discriminator: 'leaky_relu' (0.2) or 'elu' (A.5)
     hinge_spread: float = 0.  # width of the points its first hinges pass through, data units; 0: near 0
     fourier_d: float = 0.  # width of the frequencies of D's Fourier features, radians per data unit; 0: none
     ranges: ClassVar[dict] = {'hinge_spread': (0, 1e12), 'fourier_d': (0, 1e12)}
-    choices: ClassVar[dict] = {'activation_d': tuple(ACTIVATIONS)}
+    choices: ClassVar[dict] = {'activation_d': tuple(ACTIVATIONS), 'init_g': ('kaiming', 'linear')}
     def __post_init__(self):
         super().__post_init__()
         if self.hinge_spread > 0 and self.fourier_d > 0:
             raise ValueError(f'got hinge_spread {self.hinge_spread} and fourier_d {self.fourier_d}, '
                              'expected one of them above 0: both change the first layer of D')
+        if self.init_g == 'linear' and (self.batch_norm_g or self.width_g % 2):
+            raise ValueError(f"init_g='linear' is for a generator without batch norm and of even width, got "
+                             f'batch_norm_g={self.batch_norm_g} and width_g={self.width_g}')
     def check(self, shape):  # of one sample
         if len(shape) in (1, 3): return
         raise ValueError(f"the networks 'mlp' are for points or images, got shape {shape}")
@@ -104,7 +138,8 @@ def generator(self: MLP, shape):  # of one sample
     "Linear layers from z, which end in a point or in an image."
     n_out = math.prod(shape)
     body = mlp(self.latent, n_out, self.width_g, self.depth_g, self.batch_norm_g)
-    if not self.batch_norm_g: body.apply(_kaiming)
+    if self.init_g == 'linear': _start_linear(body)
+    elif not self.batch_norm_g: body.apply(_kaiming)
     if len(shape) == 1: return nn.Sequential(body)
     return nn.Sequential(body, nn.Unflatten(1, shape), LeCunTanh())
 

@@ -72,6 +72,7 @@ CHANGES = {
         'depth_g': Change(2, 'layers'),
         'depth_d': Change(2, 'layers'),
         'batch_norm_g': Change(False, 'layers'),
+        'init_g': Change('linear', 'weights', dict(batch_norm_g=False)),
         'activation_d': Change('elu', 'weights'),
         'hinge_spread': Change(5., 'weights'),
         'fourier_d': Change(.5, 'layers'),
