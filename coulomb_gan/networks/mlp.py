@@ -68,21 +68,21 @@ def _orthogonal(*shape):
 @torch.no_grad()
 def _start_linear(body):
     "Weights with which layers of ReLUs are together a random rotation of z and a shift."
-    first, *hidden, last = [layer for layer in body if isinstance(layer, nn.Linear)]
-    n_out, width = last.weight.shape
-    half = width // 2
-    turned = _orthogonal(half, first.in_features)
-    first.weight.copy_(_opposed(turned))
-    for layer in hidden:
+    layers = [layer for layer in body if isinstance(layer, nn.Linear)]
+    latent = layers[0].in_features
+    half = layers[0].out_features // 2
+    turned = _orthogonal(half, latent)
+    layers[0].weight.copy_(_opposed(turned))
+    for layer in layers[1:-1]:
         turn = _orthogonal(half, half)
         of_pairs = torch.cat([turn, -turn], 1)
         layer.weight.copy_(_opposed(of_pairs))
         turned = turn @ turned
-    for layer in (first, *hidden):
+    for layer in layers[:-1]:
         shift = .3 * torch.randn(half)
         layer.bias.copy_(_opposed(shift))
-    back = _orthogonal(n_out, first.in_features) @ turned.T
-    last.weight.copy_(torch.cat([back, -back], 1))
+    back = _orthogonal(layers[-1].out_features, latent) @ turned.T
+    layers[-1].weight.copy_(torch.cat([back, -back], 1))
 
 # %% ../../nbs/3_networks/03_mlp.ipynb #a18f2c31
 class FourierFeatures(nn.Module):

@@ -53,8 +53,8 @@ EXPERIMENTS = {
         steps=50_000, depth_g=7, batch_norm_g=False, fourier_d=.4, eps_end=.05, lr_g=2e-4, lr_d=1e-3,
         lr_end=.01, decay='cosine', weight_decay=0.),
     'mixture-exact-force': _mixture.changed(
-        objective='exact-force', batch=256, charges=1024, self_term=0., fresh=768, fresh_from=.6, sobol=True,
-        eps_end=.3, steps=7500, depth_g=7, batch_norm_g=False, init_g='linear', optimiser='muon', lr_g=3e-3,
+        objective='exact-force', batch=256, charges=2048, self_term=0., fresh=768, fresh_from=.6, sobol=True,
+        eps_end=.3, steps=7000, depth_g=7, batch_norm_g=False, init_g='linear', optimiser='muon', lr_g=3e-3,
         lr_end=.003, decay='cosine', weight_decay=0., ema=.998),
     'cifar10': _images.changed(data='data/cifar10', latent=16),
     'celeba': _images.changed(data='data/celeba'),
