@@ -114,10 +114,13 @@ def _quantile(networks, share):
     raise ValueError(f"the prior must be 'normal' or 'uniform', got {networks.prior!r}")
 
 # %% ../../nbs/3_networks/01_base.ipynb #f61102e2
-def _shifted(points, gen):
-    "Points of the unit cube, all shifted by one random vector, each entry modulo 1; never 0 or 1."
-    shift = torch.rand(1, points.shape[1], generator=gen, device=gen.device)
-    share = (points + shift) % 1
+def _shifted(points, size, gen):
+    "The first points of the unit cube, all shifted by one random vector, each entry modulo 1; never 0 or 1."
+    n, latent = size
+    if len(points) < n or points.shape[1:] != (latent,):
+        raise ValueError(f'got points {tuple(points.shape)}, expected {n} or more of {latent} coordinates')
+    shift = torch.rand(1, latent, generator=gen, device=gen.device)
+    share = (points[:n] + shift) % 1
     return share.clamp(2**-24, 1 - 2**-24)  # N(0,1) is infinite at 0 and 1
 
 # %% ../../nbs/3_networks/01_base.ipynb #f3578a6b
@@ -127,10 +130,10 @@ def latent_vectors(
     gen: torch.Generator,  # draws them, on its own device
     points: Tensor | None = None,  # of the unit cube, n or more, there; None: each vector by itself
 ) -> Tensor:  # `(n, latent)`
-    "Latent vectors z from the prior of a kind of networks. Raises ValueError for another prior."
+    "Latent vectors z from the prior of a kind of networks. Raises ValueError for another prior, too few points."
     check_counts(n=n)
     size = (n, networks.latent)
-    if points is not None: return _quantile(networks, _shifted(points[:n], gen))
+    if points is not None: return _quantile(networks, _shifted(points, size, gen))
     if networks.prior == 'normal': return torch.randn(size, generator=gen, device=gen.device)
     share = torch.rand(size, generator=gen, device=gen.device)
     return _quantile(networks, share)

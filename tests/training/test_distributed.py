@@ -33,7 +33,9 @@ CASES = {name: (options, (1, 8, 8)) for name, options in VARIANTS.items()}
 IMAGES = dict(networks='dcgan', width_g=8, width_d=4)
 CASES |= {f'{name}, batch norm in D': (IMAGES | dict(objective=name), (1, 16, 16)) for name in ('coulomb', 'non-saturating')}
 CASES |= {'text': (dict(networks='text', width_g=4, width_d=4), (6, 5)), 'ema': (dict(ema=.9), (1, 8, 8)),
-          'penalty in 2-D': (dict(objective='wgan-gp'), (2,))}
+          'penalty in 2-D': (dict(objective='wgan-gp'), (2,)),
+          'evenly spread samples, then fresh charges': (dict(objective='exact-force', sobol=True, fresh=25, fresh_from=.5), (2,)),
+          'muon': (dict(optimiser='muon', depth_g=2, depth_d=2), (1, 8, 8))}
 
 
 def experiment_of(options): return tiny(batch=24, **options)
