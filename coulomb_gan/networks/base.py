@@ -130,7 +130,7 @@ def latent_vectors(
     gen: torch.Generator,  # draws them, on its own device
     points: Tensor | None = None,  # of the unit cube, n or more, there; None: each vector by itself
 ) -> Tensor:  # `(n, latent)`
-    "Latent vectors z from the prior of a kind of networks. Raises ValueError for another prior, too few points."
+    "Latent vectors z from the prior of networks. Raises ValueError for another prior, too few points."
     check_counts(n=n)
     size = (n, networks.latent)
     if points is not None: return _quantile(networks, _shifted(points, size, gen))

@@ -114,7 +114,7 @@ class MLP(Networks):
     depth_g: int = 3  # hidden layers of the generator
     depth_d: int = 2  # hidden layers of the discriminator; A.5 has 2
     batch_norm_g: bool = True  # in the generator
-    init_g: str = 'kaiming'  # how a generator without batch norm starts: 'kaiming' or 'linear', without folds
+    init_g: str = 'kaiming'  # start of a generator without batch norm: 'kaiming', or 'linear', a rotation of z
     activation_d: str = 'leaky_relu'  # in the discriminator: 'leaky_relu' (0.2) or 'elu' (A.5)
     hinge_spread: float = 0.  # width of the points its first hinges pass through, data units; 0: near 0
     fourier_d: float = 0.  # width of the frequencies of D's Fourier features, radians per data unit; 0: none
@@ -126,7 +126,7 @@ class MLP(Networks):
             raise ValueError(f'got hinge_spread {self.hinge_spread} and fourier_d {self.fourier_d}, '
                              'expected one of them above 0: both change the first layer of D')
         if self.init_g == 'linear' and (self.batch_norm_g or self.width_g % 2):
-            raise ValueError(f"init_g='linear' is for a generator without batch norm and of even width, got "
+            raise ValueError(f"init_g='linear' needs no batch norm in G and an even width_g, got "
                              f'batch_norm_g={self.batch_norm_g} and width_g={self.width_g}')
     def check(self, shape):  # of one sample
         if len(shape) in (1, 3): return

@@ -66,8 +66,8 @@ def test_images_end_in_a_tanh_and_points_do_not():
     (dict(fourier_d=-1.), 'fourier_d must lie in'), (dict(fourier_d=float('nan')), 'fourier_d must'),
     (dict(hinge_spread=15., fourier_d=.4), 'got hinge_spread 15.0 and fourier_d 0.4, expected one of them above 0'),
     (dict(init_g='zero'), 'init_g must be one of kaiming, linear'),
-    (dict(init_g='linear'), "init_g='linear' is for a generator without batch norm"),
-    (dict(init_g='linear', batch_norm_g=False, width_g=7), 'of even width, got batch_norm_g=False and width_g=7'),
+    (dict(init_g='linear'), "init_g='linear' needs no batch norm in G"),
+    (dict(init_g='linear', batch_norm_g=False, width_g=7), 'an even width_g, got batch_norm_g=False and width_g=7'),
     (dict(depth_g=0), 'depth_g must lie in'), (dict(batch_norm_g=1), 'batch_norm_g must be of type bool')])
 def test_wrong_options(change, message):
     with pytest.raises(ValueError, match=message): MLP(**change)
