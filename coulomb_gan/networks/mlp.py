@@ -114,7 +114,7 @@ class MLP(Networks):
     depth_g: int = 3  # hidden layers of the generator
     depth_d: int = 2  # hidden layers of the discriminator; A.5 has 2
     batch_norm_g: bool = True  # in the generator
-    init_g: str = 'kaiming'  # start of a generator without batch norm: 'kaiming', or 'linear', a rotation of z
+    init_g: str = 'kaiming'  # start of G without batch norm: 'kaiming', or 'linear', a rotation of z
     activation_d: str = 'leaky_relu'  # in the discriminator: 'leaky_relu' (0.2) or 'elu' (A.5)
     hinge_spread: float = 0.  # width of the points its first hinges pass through, data units; 0: near 0
     fourier_d: float = 0.  # width of the frequencies of D's Fourier features, radians per data unit; 0: none
