@@ -67,7 +67,7 @@ def _orthogonal(*shape):
 # %% ../../nbs/3_networks/03_mlp.ipynb #d81e700d
 @torch.no_grad()
 def _start_linear(body):
-    "Weights with which layers of ReLUs are together a random rotation of z and a shift."
+    "Weights with which layers of ReLUs are together a random rotation or reflection of z and a shift."
     layers = [layer for layer in body if isinstance(layer, nn.Linear)]
     latent = layers[0].in_features
     half = layers[0].out_features // 2
@@ -114,7 +114,7 @@ class MLP(Networks):
     depth_g: int = 3  # hidden layers of the generator
     depth_d: int = 2  # hidden layers of the discriminator; A.5 has 2
     batch_norm_g: bool = True  # in the generator
-    init_g: str = 'kaiming'  # start of G without batch norm: 'kaiming', or 'linear', a rotation of z
+    init_g: str = 'kaiming'  # start of G without batch norm: 'kaiming', or 'linear', z but for a rotation
     activation_d: str = 'leaky_relu'  # in the discriminator: 'leaky_relu' (0.2) or 'elu' (A.5)
     hinge_spread: float = 0.  # width of the points its first hinges pass through, data units; 0: near 0
     fourier_d: float = 0.  # width of the frequencies of D's Fourier features, radians per data unit; 0: none
@@ -125,9 +125,10 @@ class MLP(Networks):
         if self.hinge_spread > 0 and self.fourier_d > 0:
             raise ValueError(f'got hinge_spread {self.hinge_spread} and fourier_d {self.fourier_d}, '
                              'expected one of them above 0: both change the first layer of D')
-        if self.init_g == 'linear' and (self.batch_norm_g or self.width_g % 2):
-            raise ValueError(f"init_g='linear' needs no batch norm in G and an even width_g, got "
-                             f'batch_norm_g={self.batch_norm_g} and width_g={self.width_g}')
+        fits = self.width_g % 2 == 0 and self.width_g >= 2 * self.latent
+        if self.init_g == 'linear' and (self.batch_norm_g or not fits):
+            raise ValueError(f"init_g='linear' needs batch_norm_g=False and an even width_g of twice latent "
+                             f'or more, got {self.batch_norm_g}, {self.width_g} and latent={self.latent}')
     def check(self, shape):  # of one sample
         if len(shape) in (1, 3): return
         raise ValueError(f"the networks 'mlp' are for points or images, got shape {shape}")

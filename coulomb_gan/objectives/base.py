@@ -173,7 +173,7 @@ def n_real(self: Objective,
 def n_fresh(self: Objective,
     t: float,  # share of the steps that is done, 0 to 1
 ) -> int:
-    "Newly generated samples beside the minibatch in the next step, at which nothing is read."
+    "Generated samples beside the minibatch, charges only: no loss is taken at them. Must not fall with t."
     return 0
 
 # %% ../../nbs/2_objectives/01_base.ipynb #b0ef2218

@@ -179,8 +179,8 @@ def targets(self: Coulomb,
 class ExactForce(Charges):
     "A generator that follows the exact force; there is no discriminator."
     fresh: int = 0  # newly generated charges in the place of the minibatch's own; 0: samples push each other
-    fresh_from: float = 0.  # share of the steps after which they take its place
-    ranges: ClassVar[dict] = Charges.ranges | {'fresh': (0, 1e9), 'fresh_from': (0, 1)}
+    fresh_from: float = 0.  # share of the steps after which they take its place; the self term ends there
+    ranges: ClassVar[dict] = Charges.ranges | {'fresh': (0, 1e9), 'fresh_from': (0, .99)}
     head: ClassVar[str | None] = None
     simultaneous = True
     def __post_init__(self):

@@ -29,15 +29,15 @@ class Optimisation(Options):
     lr_g: float = 1e-4  # learning rate of the generator, paper
     lr_d: float = 5e-5  # learning rate of the discriminator, paper
     optimiser: str = 'adam'  # 'adam' (paper), 'muon', or 'rmsprop', which has no mean gradient and no beta1
-    beta1: float = .9  # Adam's decay of the mean gradient, released
-    beta2: float = .999  # decay of the squared gradient, of both optimisers, released
+    beta1: float = .9  # Adam's decay of the mean gradient, released; also sets the length of Muon's steps
+    beta2: float = .999  # decay of the squared gradient, released
     weight_decay: float = 1e-7  # s in s |w|^2 / 2, paper
     decay: str = 'plateau'  # 'plateau' (paper), 'exponential' (A.5), 'cosine' or 'none'
     lr_end: float = .1  # factor on the learning rates: at each plateau, or reached at the last step
     patience: int = 10  # evaluations without a better monitored value that make a plateau
     drops: int = 1  # plateaus that drop the learning rates before one ends the run, paper 1
     ema: float = 0.  # decay a step of the generator's average, which is then the one sampled; 0: none
-    sobol: bool = False  # latent vectors of a step evenly spread, by a shifted Sobol sequence
+    sobol: bool = False  # latent vectors evenly spread; samples that push each other then contract
     flip: bool = False  # mirror each real image of a step left to right with probability one half
     ranges: ClassVar[dict] = {
         'batch': (2, 1e9), 'lr_g': (0, 1), 'lr_d': (0, 1), 'lr_end': (0, 1), 'weight_decay': (0, 1e12),

@@ -34,8 +34,9 @@ def orthogonalised(
     "Matrices with the singular vectors of the given ones, and singular values near 1."
     tall = m.shape[1] > m.shape[2]
     x = m.mT if tall else m
-    norm = x.flatten(1).norm(dim=1)
-    x = x / norm.clamp_min(1e-30)[:, None, None]
+    largest = x.abs().amax((1, 2), keepdim=True)
+    x = x / largest.clamp_min(1e-30)  # the norm's squares of small entries would be 0
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(1e-30)
     for _ in range(rounds):
         s = torch.bmm(x, x.mT)
         of_s = torch.baddbmm(s, s, s, beta=CUBIC, alpha=QUINTIC)
@@ -46,7 +47,7 @@ def orthogonalised(
 def hidden_weights(
     net: nn.Module,  # its parameters come in the order of its layers
 ) -> list[list]:  # lists of weights of one shape
-    "Matrices and kernels between the first and the last layer. Raises ValueError where there are none."
+    "Matrices and kernels between the first and the last one. Raises ValueError where there are none."
     matrices = [p for p in net.parameters() if p.ndim > 1]
     by_shape: dict = {}
     for p in matrices[1:-1]: by_shape.setdefault(p.shape, []).append(p)
@@ -59,7 +60,7 @@ MOMENTUM = .95  # of hidden weights, Jordan et al. 2024
 
 # %% ../../nbs/6_training/26_optimisers.ipynb #fb15121b
 def _ahead(state, p, decay):
-    "The momentum of a weight, one gradient further than the one that is kept."
+    "The momentum of a weight, one gradient further than the one that is kept. Adam reads `step`."
     if not state: state.update(step=torch.zeros((), device=p.device), momentum=torch.zeros_like(p))
     gradient = p.grad.add(p, alpha=decay)
     momentum = state['momentum'].mul_(MOMENTUM).add_(gradient)
@@ -103,7 +104,7 @@ def optimiser(
     lr: float,  # learning rate
     optim: Optimisation,  # says which optimiser, with which betas and weight decay
 ) -> torch.optim.Optimizer:
-    "Adam, Muon or RMSProp with L2 weight decay (added to the gradient) on weights of two or more dimensions."
+    "With L2 weight decay on matrices and kernels. Raises ValueError as `hidden_weights` for 'muon'."
     weights = list(net.parameters())
     groups = _groups(weights, optim.weight_decay)
     if optim.optimiser == 'rmsprop': return _rmsprop(groups, lr, optim.beta2, weights[0].is_cuda)

@@ -107,11 +107,11 @@ def method(
     name: str,  # a key of METHODS
     e: Experiment,  # the experiment to change
 ) -> Experiment:
-    "An experiment by another method, with its own kernel. Raises ValueError for another name."
+    "An experiment by another method, with its own kernel; latent vectors independent. Raises ValueError."
     objective = METHODS[choose(name, METHODS, 'method', OLD_METHODS)]
     options = _kernel_of(e.objective, objective)
     if getattr(objective, 'replay', 0): options['replay'] = 8 * e.optim.batch
-    changed = replace(e, objective=replace(objective, **options))
+    changed = replace(e, objective=replace(objective, **options)).changed(sobol=False)
     has_penalty = hasattr(objective, 'penalty')
     if isinstance(e.networks, DCGAN): return changed.changed(batch_norm_d=not has_penalty)
     normed = getattr(e.networks, 'norm_d', 'none') == 'batch'

@@ -101,7 +101,7 @@ def passes(self: TrainState) -> Passes | None:  # None where there is no discrim
 # %% ../../nbs/6_training/05_state.ipynb #0255e1e9
 @patch
 def generate(self: TrainState,
-    n: int | None = None,  # how many; None: as many as a batch has
+    n: int | None = None,  # how many, with `sobol` at most a batch or the fresh charges; None: a batch
 ) -> Tensor:  # `(n, *shape)`, float32, attached to G
     "Generated samples of one update, in the run's precision."
     e = self.experiment
@@ -116,7 +116,7 @@ def generate(self: TrainState,
 @patch
 @torch.no_grad()
 def fresh(self: TrainState) -> Tensor | None:  # `(n, *shape)`; None where the objective wants none
-    "Generated samples beside the minibatch of the next update."
+    "Generated samples beside the minibatch of the next update; batch norm sees them as one batch."
     e = self.experiment
     done = self.progress.step / e.optim.steps
     n = e.objective.n_fresh(done)

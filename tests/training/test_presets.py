@@ -1,5 +1,6 @@
 """Named experiments are complete and fit their data; old names are answered with new ones; a method is the same everywhere."""
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -97,7 +98,8 @@ def test_a_method_is_a_complete_objective_with_the_kernel_of_the_experiment(name
         if isinstance(METHODS[name], Charges): want |= {option: getattr(e.objective, option) for option in KERNEL}
         if want.get('replay'): want['replay'] = 8 * e.optim.batch
         assert plain(made.objective) == want
-        assert (made.data, made.optim, made.record) == (e.data, e.optim, e.record)
+        independent = replace(e.optim, sobol=False)      # no method has fresh charges, without which samples contract
+        assert (made.data, made.optim, made.record) == (e.data, independent, e.record)
         if not isinstance(e.networks, DCGAN): assert made.networks == e.networks
         assert method(name, made) == made
 
