@@ -359,14 +359,14 @@ def test_published_settings_are_settings(name): Optimisation(**OBJECTIVES[name].
 
 CHANGES = {  # flat name of a field -> another value than its default
     'd': 2., 'eps': 2., 'eps_end': .1, 'self_term': .5, 'keep_self_weight': True, 'charges': 5, 'replay': 4, 'smoothing': .5,
-    'alternating': True,
+    'alternating': True, 'fresh': 24, 'fresh_from': .5,
     'gamma': 1., 'lambda_k': .5, 'more_critic_steps': 2, 'clip': .1, 'rank_weight': 1., 'decoding_weight': 1.,
     'critic_steps': 2, 'r1': 1., 'penalty_weight': 3., 'penalty_target': 2., 'penalty_at': 'data', 'penalty_one_sided': True,
     'penalty_noise': 'uniform', 'penalty_spread': 2.,
     'field': 'gaussian', 'widths': '0.5', 'unit_size': False,
 }
 AROUND = dict(penalty_at='around')
-NEEDED = {'keep_self_weight': dict(eps_end=.5), 'gamma': dict(lambda_k=.5), 'penalty_noise': AROUND, 'penalty_spread': AROUND}  # what must be chosen with it, before and after
+NEEDED = {'keep_self_weight': dict(eps_end=.5), 'fresh_from': dict(fresh=24), 'gamma': dict(lambda_k=.5), 'penalty_noise': AROUND, 'penalty_spread': AROUND}  # what must be chosen with it, before and after
 NEEDED_BY = {('drifting', 'd'): dict(field='plummer')}  # the same, for one objective
 OF_IMAGES = {'encoder', 'heads'}  # fields that points do not feel; tests/training/test_config.py changes them
 CASES = [(name, field) for name in OBJECTIVES for field in flat_fields(OBJECTIVES[name]) if field not in OF_IMAGES]

@@ -54,7 +54,7 @@ def sections(text):
     return found
 
 
-NEEDED = {'keep_self_weight': ' --eps-end .5'}  # what must be given with it
+NEEDED = {'keep_self_weight': ' --eps-end .5', 'fresh_from': ' --fresh 24', 'init_g': ' --no-batch-norm-g'}  # what must be given with it
 
 
 # --- each is an option --------------------------------------------------------------------------------------------

@@ -53,8 +53,9 @@ def test_settings_metrics_and_data_are_those_of_the_run():
     run = load_run(OLD)
     e = run.experiment
     assert plain(e.networks) == dict(name='mlp', latent=2, width_g=6, width_d=4, depth_g=2, depth_d=1, batch_norm_g=True,
-                                     activation_d='leaky_relu', hinge_spread=5., fourier_d=0.)
-    assert plain(e.objective) == dict(name='exact-force', d=1., eps=3., eps_end=None, self_term=0., keep_self_weight=False, charges=8, replay=32)
+                                     init_g='kaiming', activation_d='leaky_relu', hinge_spread=5., fourier_d=0.)
+    assert plain(e.objective) == dict(name='exact-force', d=1., eps=3., eps_end=None, self_term=0., keep_self_weight=False, charges=8, replay=32,
+                                      fresh=0, fresh_from=0.)
     assert (e.optim.batch, e.optim.ema, e.optim.beta1, e.record.seed, e.record.energy_eps) == (16, .9, .5, 3, 3.)
     assert [line['step'] for line in run.metrics] == [10, 20]
     assert run.state.progress == Progress(step=20, seconds=run.state.progress.seconds, finished=True, best_step=20,
@@ -137,7 +138,7 @@ CASES = [
     (dict(objective='wgan-gp'), dict(name='wgan-gp', critic_steps=1, penalty=dict(
         weight=10., target=1., at='between', one_sided=False, noise='released', spread=.5))),
     (dict(objective='direct', eps_end=.3),
-     dict(name='exact-force', d=1., eps=3., eps_end=.3, self_term=0., keep_self_weight=False, charges=8, replay=32)),
+     dict(name='exact-force', d=1., eps=3., eps_end=.3, self_term=0., keep_self_weight=False, charges=8, replay=32, fresh=0, fresh_from=0.)),
     (dict(networks='dcgan', batch_norm_d=False),
      dict(name='dcgan', latent=2, width_g=6, width_d=4, batch_norm_d=False, upsampling='transposed')),
     (dict(networks='text'), dict(name='text', latent=2, width_g=6, width_d=4, depth_g=2, depth_d=1, batch_norm_g=True,
