@@ -2646,6 +2646,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                                 'coulomb_gan/training/schedule.py'),
                                                'coulomb_gan.training.schedule.Progress': ( '6_training/schedule.html#progress',
                                                                                            'coulomb_gan/training/schedule.py'),
+                                               'coulomb_gan.training.schedule.Progress.share_done': ( '6_training/schedule.html#progress.share_done',
+                                                                                                      'coulomb_gan/training/schedule.py'),
                                                'coulomb_gan.training.schedule.Progress.update': ( '6_training/schedule.html#progress.update',
                                                                                                   'coulomb_gan/training/schedule.py'),
                                                'coulomb_gan.training.schedule.lr_factor': ( '6_training/schedule.html#lr_factor',

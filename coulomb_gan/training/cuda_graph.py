@@ -68,7 +68,7 @@ class GraphedStep:
         "On a GPU, after the first steps, and when nothing carried or drawn changes its shape any more."
         t = self.t
         objective = t.experiment.objective
-        done = t.progress.step / t.experiment.optim.steps
+        done = t.progress.share_done(t.experiment.optim)
         warm = self.plain_steps >= WARM_UP
         settled = objective.settled(t.carried) and objective.n_fresh(done) == objective.n_fresh(1.)
         return t.on_gpu and t.world.size == 1 and warm and settled

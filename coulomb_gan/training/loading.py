@@ -102,7 +102,7 @@ def last_kernel(
     e = run.experiment
     objective = e.objective
     if not isinstance(objective, Charges): return energy_kernel(e)
-    done = run.state.progress.step / e.optim.steps
+    done = run.state.progress.share_done(e.optim)
     scheduled = objective.scheduled(done)
     return Plummer(objective.d, scheduled['eps'])
 

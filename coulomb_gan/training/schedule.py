@@ -30,6 +30,14 @@ class Progress:
     finished: bool = False  # whether there is nothing more to do
     at_plateau: bool = False  # whether a plateau ended it
 
+# %% ../../nbs/6_training/04_schedule.ipynb #9953654a
+@patch
+def share_done(self: Progress,
+    optim: Optimisation,  # gives the length of the run
+) -> float:  # 0 at the start, 1 after the last step
+    "Share of the steps that are made."
+    return self.step / optim.steps
+
 # %% ../../nbs/6_training/04_schedule.ipynb #dadcd501
 @patch
 def update(self: Progress,
@@ -55,7 +63,7 @@ def lr_factor(
 ) -> float:  # 1 at the start
     "Factor on both learning rates: constant, dropped at plateaus, exponential (A.5) or a half cosine."
     end = optim.lr_end
-    done = progress.step / optim.steps
+    done = progress.share_done(optim)
     drops = len(progress.lr_drops)
     if optim.decay == 'none': return 1.
     if optim.decay == 'plateau': return end**drops
@@ -70,7 +78,7 @@ def schedule(
 ) -> dict:  # 'lr_g', 'lr_d' and the values that the objective schedules
     "The values of the next step."
     optim = e.optim
-    done = progress.step / optim.steps
+    done = progress.share_done(optim)
     factor = lr_factor(optim, progress)
     lr_g = optim.lr_g * factor
     lr_d = optim.lr_d * factor

@@ -118,7 +118,7 @@ def generate(self: TrainState,
 def fresh(self: TrainState) -> Tensor | None:  # `(n, *shape)`; None where the objective wants none
     "Generated samples beside the minibatch of the next update; batch norm sees them as one batch."
     e = self.experiment
-    done = self.progress.step / e.optim.steps
+    done = self.progress.share_done(e.optim)
     n = e.objective.n_fresh(done)
     return self.generate(n) if n else None
 

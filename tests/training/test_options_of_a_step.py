@@ -11,8 +11,8 @@ from coulomb_gan.networks.base import latent_vectors, sobol_points
 from coulomb_gan.training import algorithm
 from coulomb_gan.training.algorithm import flipped, rows_of_a_step, train_step
 from coulomb_gan.training.config import Experiment, Optimisation
-from coulomb_gan.training.fit import check_experiment
 from coulomb_gan.training.cuda_graph import WARM_UP, GraphedStep
+from coulomb_gan.training.fit import check_experiment
 from coulomb_gan.training.optimisers import MOMENTUM, hidden_weights, optimiser
 from coulomb_gan.training.run_folder import newest_checkpoint
 from coulomb_gan.training.schedule import Progress, lr_factor
@@ -177,8 +177,8 @@ def test_fresh_charges_are_new_samples_after_those_of_the_minibatch(sobol):
     ahead = torch.Generator()
     ahead.set_state(t.gen.get_state())
     def drawn(n):
-        if not sobol: return latent_vectors(e.networks, n, ahead)
-        return latent_vectors(e.networks, n, ahead, sobol_points(n, e.networks.latent))
+        points = sobol_points(n, e.networks.latent) if sobol else None
+        return latent_vectors(e.networks, n, ahead, points)
     b = t.batch(y)
     assert torch.equal(b.x, t.g(drawn(e.optim.batch))) and torch.equal(b.fresh, t.g(drawn(24)))
     assert b.x.requires_grad and not b.fresh.requires_grad
