@@ -2568,6 +2568,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                                'coulomb_gan/training/optimisers.py'),
                                                  'coulomb_gan.training.optimisers.hidden_weights': ( '6_training/optimisers.html#hidden_weights',
                                                                                                      'coulomb_gan/training/optimisers.py'),
+                                                 'coulomb_gan.training.optimisers.matrices_and_others': ( '6_training/optimisers.html#matrices_and_others',
+                                                                                                          'coulomb_gan/training/optimisers.py'),
                                                  'coulomb_gan.training.optimisers.optimiser': ( '6_training/optimisers.html#optimiser',
                                                                                                 'coulomb_gan/training/optimisers.py'),
                                                  'coulomb_gan.training.optimisers.orthogonalised': ( '6_training/optimisers.html#orthogonalised',

@@ -20,6 +20,7 @@ from ..devices import check_device, check_form
 from ..networks.encoder import ENCODERS, Classifier, MapEncoder, MaskedAutoencoder
 from ..networks.encoder import check_side, draw_mask, masked_error
 from ..options import Options
+from .optimisers import matrices_and_others
 from .schedule import Progress
 
 # %% ../../nbs/6_training/15_encoder_state.ipynb #acd8db4a
@@ -91,8 +92,7 @@ def _network(settings, shape, classes):
 # %% ../../nbs/6_training/15_encoder_state.ipynb #1282e57b
 def _optimiser(weights, settings):
     "AdamW, whose weight decay is for matrices and kernels alone."
-    decaying = [p for p in weights if p.ndim > 1]
-    others = [p for p in weights if p.ndim < 2]
+    decaying, others = matrices_and_others(weights)
     groups = [dict(params=decaying), dict(params=others, weight_decay=0.)]
     return torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
 
