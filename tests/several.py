@@ -1,8 +1,11 @@
 """Runs of several processes: forks of this one, or a script for torchrun: `torchrun several.py FUNCTION ARGUMENTS`."""
 import ctypes
+import faulthandler
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import warnings
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 os.environ['OMP_NUM_THREADS'] = '1'
+os.environ['RES_OPTIONS'] = 'timeout:1'      # torch asks for the name of each address it connects to
 sys.path.append(str(Path(__file__).parent / 'training'))      # for `steps`
 
 import torch
@@ -33,27 +37,37 @@ class Ended(NamedTuple):
 
 
 def together(n, work, folder, wait=120, frozen=(), address='127.0.0.1', started=None):
-    "`work(rank)` in n forks of this process, started as torchrun starts them; what they say goes to files in a folder"
-    store = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=wait))
-    shared = dict(WORLD_SIZE=n, MASTER_ADDR=address, MASTER_PORT=store.port, TORCHELASTIC_USE_AGENT_STORE=True)
+    """`work(rank)` in n forks of this process, started as torchrun starts them; what they say goes to files in a folder.
+
+    The thread that serves the store starts after them: a fork made while it looks a name up would find the resolver locked."""
+    listening = socket.create_server((address, 0))
+    _, port = listening.getsockname()
+    shared = dict(WORLD_SIZE=n, MASTER_ADDR=address, MASTER_PORT=port, TORCHELASTIC_USE_AGENT_STORE=True)
     def child(rank):
         sys.stderr = open(folder / f'stderr-{rank}', 'w', buffering=1)
         os.dup2(sys.stderr.fileno(), 2)
+        faulthandler.register(signal.SIGUSR1, sys.stderr)
         warnings.simplefilter('default')
         os.environ.update({name: str(value) for name, value in {**shared, 'RANK': rank, 'LOCAL_RANK': rank}.items()})
         work(rank)
     children = [FORK.Process(target=child, args=(rank,)) for rank in range(n)]
     for process in children: process.start()
+    store = TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=wait),
+                     master_listen_fd=listening.detach())
     for rank, process in enumerate(children):
         if started: started(rank, process.pid)
     for rank, process in enumerate(children):
         if rank not in frozen: process.join(wait)
     for rank in frozen: children[rank].kill()
     for rank in frozen: children[rank].join()
-    hanging = [process for process in children if process.is_alive()]
-    for process in hanging: process.kill()
-    assert not hanging, f'{len(hanging)} of {n} processes hang'
-    said = [line for rank in range(n) for line in re.split('[\\r\\n]+', (folder / f'stderr-{rank}').read_text())]
+    del store  # it has served
+    hanging = [rank for rank, process in enumerate(children) if process.is_alive()]
+    for rank in hanging: os.kill(children[rank].pid, signal.SIGUSR1)
+    for rank in hanging: children[rank].join(1)
+    for rank in hanging: children[rank].kill()
+    texts = [(folder / f'stderr-{rank}').read_text() for rank in range(n)]
+    assert not hanging, '\n'.join([f'of {n} processes these hang, and where: {hanging}', *texts])
+    said = [line for text in texts for line in re.split('[\\r\\n]+', text)]
     return Ended([process.exitcode for process in children], said)
 
 
