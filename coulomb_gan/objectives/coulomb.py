@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from ..field.kernels import Plummer
-from ..field.potential import force, potentials
+from ..field.potential import check_self_term, force, mean_with_own, potentials
 from .base import OBJECTIVES, Batch, Objective
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #481627ae
@@ -119,14 +119,12 @@ def _further(b):
     return more_x.flatten(1), more_y.flatten(1)
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #bffe09a1
-def _mean_with_own(k_ij, strength):
+def _mean_of_own_sign(k_ij, strength):
     "Row means over the charges; the diagonal is each point's own, and counts with the stated strength."
     n = k_ij.shape[1]
     own = k_ij.diagonal()
     sum_of_others = k_ij.sum(1) - own
-    others = sum_of_others / (n - 1)
-    difference = own - others
-    return others + strength * difference / n
+    return mean_with_own(sum_of_others, strength * own, n, strength)
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #7e4be066
 def _potentials_beside(a_x, a_y, all_x, all_y, kernel, self_term):
@@ -135,8 +133,8 @@ def _potentials_beside(a_x, a_y, all_x, all_y, kernel, self_term):
     k_xy = kernel(a_x, all_y, finite=False)
     k_yx = kernel(a_y, all_x, finite=False)
     k_yy = kernel(a_y, all_y, finite=False)
-    phi_x = k_xy.mean(1) - _mean_with_own(k_xx, self_term)
-    phi_y = _mean_with_own(k_yy, self_term) - k_yx.mean(1)
+    phi_x = k_xy.mean(1) - _mean_of_own_sign(k_xx, self_term)
+    phi_y = _mean_of_own_sign(k_yy, self_term) - k_yx.mean(1)
     return phi_x, phi_y
 
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #38f9c2a7
@@ -194,6 +192,12 @@ class ExactForce(Charges):
         squared = way.square().sum(1)
         return squared.mean() / 2
 
+# %% ../../nbs/2_objectives/03_coulomb.ipynb #2f8b81f5
+def _weight_of_others(n, strength):
+    "What a mean over n charges, the own pulling nowhere, is multiplied by."
+    check_self_term(strength, n)
+    return (n - strength) / max(n - 1, 1)
+
 # %% ../../nbs/2_objectives/03_coulomb.ipynb #2f8b81f6
 @patch
 def pull(self: ExactForce,
@@ -206,8 +210,7 @@ def pull(self: ExactForce,
     negative = x if own else b.fresh.flatten(1)
     replay = b.carried.get('replay', x[:0])
     charges = torch.cat([negative, replay.flatten(1)])
-    n = len(charges)
     kernel = self.kernel(b)
-    weight_x = (n - self.strength(kernel)) / (n - 1) if own else 1.
+    weight_x = _weight_of_others(len(charges), self.strength(kernel)) if own else 1.
     of_all = dict(x=charges, y=y, kernel=kernel, weight_x=weight_x, finite=False)
     return b.world.by_rows(partial(force, **of_all), x)
