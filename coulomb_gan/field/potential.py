@@ -6,11 +6,14 @@
 __all__ = ['check_points', 'potential', 'force', 'check_self_term', 'mean_with_own', 'potentials', 'mean_within', 'energy']
 
 # %% ../../nbs/1_field/05_potential.ipynb #855a8542
+import math
+
 import torch
 from torch import Tensor
-from .distances import check_floats, narrowed, widened
+from .distances import check_floats, check_matrices, narrowed, widened
 from .kernels import Kernel
-from .pair_sums import kernel_matrix, kernel_sums, pull_sums, sum_within
+from .pair_sums import kernel_matrix, kernel_sums, pull_sums
+from ..options import check_counts
 
 # %% ../../nbs/1_field/05_potential.ipynb #dbb85759
 def check_points(
@@ -19,15 +22,9 @@ def check_points(
 ):
     "Raises `ValueError` unless all sets are non-empty, finite matrices of floats of one width."
     check_floats(**sets)
-    shapes = {name: tuple(points.shape) for name, points in sets.items()}
-    first, *_ = shapes.values()
+    check_matrices(**sets)
     for name, points in sets.items():
-        shape = shapes[name]
-        if len(shape) != 2: raise ValueError(f'{name} must have shape (n, m), got {shape}')
-        if not len(points): raise ValueError(f'{name} is empty, got shape {shape}')
-        if shape[1:] != first[-1:]:
-            listed = ', '.join(f'{k} {v}' for k, v in shapes.items())
-            raise ValueError(f'all sets need the same dimension m, got {listed}')
+        if not len(points): raise ValueError(f'{name} is empty, got shape {tuple(points.shape)}')
         if finite and not points.isfinite().all():
             raise ValueError(f'{name} holds NaN or infinite values')
 
@@ -116,6 +113,7 @@ def potentials(
 ) -> tuple[Tensor, Tensor]:  # `phi_x (n_x,)`, `phi_y (n_y,)`
     "The potential at the charges themselves (P8), one joint pass. Raises ValueError on bad sets."
     check_points(False, x=x, y=y)
+    check_counts(block=block)
     all_x = x if more_x is None else torch.cat([x, more_x])
     all_y = y if more_y is None else torch.cat([y, more_y])
     all_x, all_y = widened(kernel.of_r2, finite, x=all_x, y=all_y)
@@ -128,30 +126,48 @@ def potentials(
     sums = _sums_over_others(c, rows, n_x, kernel, block)
     s_x, s_y = sums.split([len(x), len(y)])  # (n,2): over other negative and over other positive charges
     own = _self_term(kernel, self_term, sums)
+    if finite and not math.isfinite(own):
+        raise ValueError('k(0) is infinite, expected a kernel with a finite one, or self_term=0')
     phi_x = s_x[:, 1] / n_y - mean_with_own(s_x[:, 0], own, n_x, self_term)
     phi_y = mean_with_own(s_y[:, 1], own, n_y, self_term) - s_y[:, 0] / n_x
     return narrowed(phi_x, x.dtype, finite), narrowed(phi_y, x.dtype, finite)
 
+# %% ../../nbs/1_field/05_potential.ipynb #7accf381
+def _sum_over_pairs(c, kernel, block):
+    "`sum_{i<j} k(c_i, c_j)` in float64, each pair computed once, no charge with itself."
+    c, = widened(kernel.of_r2, c=c)
+    height = min(block, 1024)
+    total = c.new_zeros((), dtype=torch.float64)
+    for i in range(0, len(c), height):
+        strip = c[i:i + height]
+        rest = c[i + height:]
+        k_ij = kernel_matrix(strip, strip, kernel)
+        total = total + k_ij.tril(-1).sum(dtype=torch.float64)
+        if len(rest): total = total + kernel_sums(strip, rest, kernel, block).sum()
+    return total
+
 # %% ../../nbs/1_field/05_potential.ipynb #7accf382
 def mean_within(
     c: Tensor,  # samples, `(n, m)`, finite; two or more if unbiased
-    kernel: Kernel,  # any radial kernel finite at 0
+    kernel: Kernel,  # any radial kernel; finite at 0 unless unbiased
     unbiased: bool = True,  # without the pairs of a sample with itself
     block: int = 4096,  # samples at a time
 ) -> Tensor:  # scalar, float64
     "Mean kernel over the pairs of one cloud, streamed. Raises ValueError for too few samples."
-    if unbiased and len(c) < 2: raise ValueError('unbiased needs 2 samples, got 1')
-    total = sum_within(c, kernel, block)
+    check_points(False, c=c)
+    check_counts(block=block)
     n = len(c)
-    n_own = n if unbiased else 0
-    k0 = kernel.at_zero(total)
-    return (total - n_own * k0) / (n * n - n_own)
+    if unbiased and n < 2: raise ValueError(f'unbiased needs 2 samples, got {n}')
+    pairs = _sum_over_pairs(c, kernel, block)
+    if unbiased: return 2 * pairs / (n * (n - 1))
+    k0 = kernel.at_zero(pairs)
+    return (2 * pairs + n * k0) / n**2
 
 # %% ../../nbs/1_field/05_potential.ipynb #f1e1d005
 def energy(
     x: Tensor,  # generated samples, `(n_x, m)`
     y: Tensor,  # real samples, `(n_y, m)`
-    kernel: Kernel,  # any radial kernel finite at 0
+    kernel: Kernel,  # any radial kernel; finite at 0 unless unbiased
     unbiased: bool = True,  # U-statistic, may be negative; False keeps the diagonals (P33)
     block: int = 4096,  # points and charges at a time
     within_y: Tensor | None = None,  # `mean_within` of y, where it is known

@@ -6,8 +6,8 @@ from torch.testing import assert_close
 from coulomb_gan.field import pair_sums, products
 from coulomb_gan.field.distances import squared_distances
 from coulomb_gan.field.kernels import Coulomb, EnergyDistance, Gaussian, Laplace, Plummer
-from coulomb_gan.field.pair_sums import allowed_in_pulls, kernel_matrix, kernel_sums, pull_sums, sum_within
-from coulomb_gan.field.potential import potential, potentials
+from coulomb_gan.field.pair_sums import allowed_in_pulls, kernel_matrix, kernel_sums, pull_sums
+from coulomb_gan.field.potential import force, mean_within, potential, potentials
 from coulomb_gan.field.products import Products, allowed_in_sums
 
 PROMISE = 3e-6  # of k(0), or of the largest pull of one charge
@@ -103,9 +103,25 @@ def test_blocks_change_nothing_but_rounding(block):
 
 @pytest.mark.parametrize('n', [1, 2, 1024, 2500])
 @pytest.mark.parametrize('block', [100, 4096])
-def test_sum_within_takes_every_pair(n, block):
+def test_mean_within_takes_every_pair(n, block):
     c = torch.rand(n, 5, generator=torch.Generator().manual_seed(n))
-    assert_close(sum_within(c, Plummer(), block), kernel_sums(c, c, Plummer()).sum(), rtol=1e-6, atol=0)
+    assert_close(mean_within(c, Plummer(), False, block), kernel_sums(c, c, Plummer()).sum() / n**2, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize('n, m, kernel', [(1500, 64, Plummer(3, .01)), (500, 20, Plummer(18, .1)), (300, 3, Plummer(8, .01))], ids=str)
+def test_a_large_value_at_zero_hides_nothing(n, m, kernel):
+    "k(0) is up to 1e18 times the mean over other pairs; neither the energy nor the force loses a digit to it"
+    x, y = (torch.randn(n, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (0, 1))
+    y += .3
+    want = kernel.of_r2(torch.pdist(x)**2).mean()
+    for c in (x, x.float()): assert_close(mean_within(c, kernel).item(), want.item(), rtol=1e-4, atol=0)
+    def pull(q):
+        difference = x[:, None] - q
+        return 2 * (kernel.slope(difference.square().sum(2))[..., None] * difference).mean(1)
+    want = pull(y[:200]) - pull(x)
+    for a, b in ((x, y), (x.float(), y.float())):
+        error = force(a, a, b[:200], kernel) - want
+        assert error.norm() < 1e-4 * want.norm()
 
 
 def test_a_point_is_at_distance_zero_from_itself():
@@ -185,7 +201,7 @@ def test_products_that_pytorch_rounds_further_are_not_used():
 
 
 @pytest.mark.parametrize('bad', [torch.nan, torch.inf])
-@pytest.mark.parametrize('use', [lambda a, b: kernel_sums(a, b, Plummer()), lambda a, b: sum_within(b, Plummer()),
+@pytest.mark.parametrize('use', [lambda a, b: kernel_sums(a, b, Plummer()), lambda a, b: mean_within(b, Plummer()),
                                  lambda a, b: potential(a, a, b, Plummer()), lambda a, b: potentials(a, b, Plummer())])
 def test_values_that_are_not_finite_are_refused(use, bad):
     a, b = pairs(uniform, 8)
