@@ -14,6 +14,7 @@ from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, ClassVar, get_args
 
+import numpy as np
 from fastcore.basics import patch
 from .user_code import UserFile, defined
 
@@ -89,6 +90,9 @@ class Options:
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # as a sweep over an array gives it
+                value = value.item()
+                object.__setattr__(self, field.name, value)
             _check_type(field, value)
             if field.name in self.choices: _check_choice(field.name, value, self.choices[field.name])
             if type(value) in (int, float): _check_range(field, value, self.ranges)

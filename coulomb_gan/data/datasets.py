@@ -25,9 +25,10 @@ def to_float(
 
 # %% ../../nbs/4_data/01_datasets.ipynb #add9b313
 def to_uint8(
-    images: Tensor,  # floats, [-1, 1] and beyond
+    images: Tensor,  # floats, [-1, 1] and beyond; uint8 passes unchanged
 ) -> Tensor:  # uint8, rounded and clipped
     "The way back: clip to [-1, 1], then round."
+    if images.dtype == torch.uint8: return images
     clipped = images.clamp(-1, 1)
     levels = (clipped + 1) * 127.5
     return levels.round().to(torch.uint8)

@@ -24,6 +24,7 @@ from .growing_arrays import finished
 from .text import PAD, check_settings, codes, count_codes, cut, most_common, store
 from ..files import write_json, write_whole
 from ..locks import locked
+from ..options import check_counts
 
 # %% ../../nbs/4_data/10_prepare_text.ipynb #fd576df5
 def _lines(path):
@@ -157,6 +158,7 @@ def prepare_text(
     out = Path(out)
     check_settings(length, size, units)
     if limit < 2: raise ValueError(f'got a limit of {limit} lines, expected at least 2')
+    check_counts(limit=limit)
     files, left_out = text_files(source)
     asked = _asked(files, length=length, size=size, units=units, limit=limit)
     done = finished(out, asked, 'lines.npy')

@@ -6,9 +6,12 @@
 __all__ = ['mixture_means', 'mixture']
 
 # %% ../../nbs/4_data/02_synthetic.ipynb #76dbbfba
+from math import inf
+
 import torch
 from torch import Tensor
 from .datasets import Data, Modes, content_digest
+from ..options import check_counts
 
 # %% ../../nbs/4_data/02_synthetic.ipynb #1ad488ab
 def mixture_means() -> Tensor:
@@ -18,13 +21,13 @@ def mixture_means() -> Tensor:
 
 # %% ../../nbs/4_data/02_synthetic.ipynb #07842bfe
 def mixture(
-    n: int = 100_000,  # points to train on; a tenth as many are held out
-    variance: float = 1.,  # of each component and coordinate, data units squared
+    n: int = 100_000,  # points to train on, 10 or more; a tenth as many are held out
+    variance: float = 1.,  # of each component and coordinate, data units squared, above 0
     seed: int = 0,  # of the draw
 ) -> Data:
-    "Draws the mixture of A.5; labels are the components. Raises ValueError unless n >= 10 and variance > 0."
-    if n < 10 or not variance > 0:
-        raise ValueError(f'need n >= 10 and variance > 0, got {n} and {variance}')
+    "Draws the mixture of A.5; labels are the components. Raises ValueError for other n or variance."
+    check_counts(10, n=n)
+    if not 0 < variance < inf: raise ValueError(f'variance must be a finite number above 0, got {variance}')
     total = n + n // 10
     std = variance**.5
     means = mixture_means()

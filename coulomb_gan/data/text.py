@@ -59,8 +59,7 @@ def _table(vocabulary):
     "The index of every code point, uint8 or uint16 `(N_CODES,)`; 0 for those outside the vocabulary"
     dtype = np.uint8 if len(vocabulary) <= 256 else np.uint16
     table = np.zeros(N_CODES, dtype)
-    points = [ord(character) for character in vocabulary]
-    table[points] = range(len(vocabulary))
+    table[[ord(character) for character in vocabulary]] = range(len(vocabulary))
     return table
 
 # %% ../../nbs/4_data/09_text.ipynb #ff36b19e
@@ -92,14 +91,15 @@ class Corpus:
     def encode(self,
         lines: list[str],  # any text; an entry is one line, whatever it contains
     ) -> Tensor:  # indices `(n, length)`, of the type of `train`
-        "Text to indices: cut, padded, 0 for what is outside the vocabulary."
+        "Text to indices: cut, padded, 0 for what is outside the vocabulary. Raises ValueError for one text."
+        if isinstance(lines, str): raise ValueError('got one text, expected a list of lines')
         length = self.train.shape[1]
         rows = np.full((len(lines), length), ord(PAD))
         for row, line in zip(rows, lines):
             found = codes(line, self.units)[:length]
             row[:len(found)] = found
-        table = _table(self.vocabulary)
-        return torch.from_numpy(table[rows].astype(np.int16)).to(self.train.dtype)
+        indices = _table(self.vocabulary)[rows].astype(np.int16)
+        return torch.from_numpy(indices).to(self.train.dtype)
 
 # %% ../../nbs/4_data/09_text.ipynb #5bcfb5f6
 def one_hot(

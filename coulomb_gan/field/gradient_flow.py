@@ -13,6 +13,7 @@ from torch import Tensor
 from .kernels import Kernel, positive
 from .meshes import Mesh
 from .potential import force
+from ..options import check_counts
 
 # %% ../../nbs/1_field/07_gradient_flow.ipynb #f91b1602
 def _plus(u):
@@ -121,6 +122,7 @@ def particles(
 ) -> Tensor:  # `(n_x, m)`, the samples after `steps`
     r"Samples that follow $\dot x=+\nabla\hat\Phi(x)$, all at once. Raises ValueError on bad sets."
     positive(dt=dt)
+    check_counts(least=0, steps=steps)
     if not reach > 0: raise ValueError(f'reach must be above 0, got {reach}')
     for _ in range(steps):
         v = force(x, x, y, kernel)

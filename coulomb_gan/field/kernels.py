@@ -8,6 +8,7 @@ __all__ = ['Kernel', 'positive', 'Plummer', 'Gaussian', 'Laplace', 'Coulomb', 'E
 # %% ../../nbs/1_field/02_kernels.ipynb #d2ef96d5
 from dataclasses import dataclass
 from math import exp, inf, lgamma, log, pi
+from numbers import Real
 
 import torch
 from fastcore.basics import patch
@@ -67,7 +68,7 @@ def positive(
     "Raises `ValueError` naming the first value that is not a finite positive number, or its square."
     for name, v in values.items():
         if isinstance(v, Tensor): continue  # reading it would wait for the GPU
-        if not (isinstance(v, (int, float)) and 0 < v < inf):
+        if not (isinstance(v, Real) and 0 < v < inf):
             raise ValueError(f'{name} must be a finite number above 0, got {v!r}')
         square = float(v) * v
         if not 0 < square < inf:

@@ -38,6 +38,10 @@ class Mesh:
         r"$F=\frac12\int\rho\,\Phi$ (P7)."
         phi = self.potential(rho)
         return self.mass(rho * phi) / 2
+    def _density(self, rho):
+        "A charge density in float64. Raises ValueError unless it has the shape of the mesh."
+        if tuple(rho.shape) == self.shape: return rho.double()
+        raise ValueError(f'rho must have the shape of the mesh, {self.shape}, got {tuple(rho.shape)}')
 
 # %% ../../nbs/1_field/06_meshes.ipynb #9caa00e2
 def _frequencies(n, m, h):
@@ -81,10 +85,10 @@ class Torus(Mesh):
         self.slopes = [_minus_slope(c, h) * self.k_hat for c in xi]
     def _back(self, waves): return irfftn(waves, s=self.shape, dim=self.axes)
     def potential(self, rho):
-        waves = rfftn(rho)
+        waves = rfftn(self._density(rho))
         return self._back(self.k_hat * waves)
     def field(self, rho):
-        waves = rfftn(rho)
+        waves = rfftn(self._density(rho))
         return [self._back(slope * waves) for slope in self.slopes]
 
 # %% ../../nbs/1_field/06_meshes.ipynb #777fdd25
@@ -168,5 +172,5 @@ class Ball(Mesh):
         self.to_field = _act(pull, left, shells, angles)
         through = faces[:, None] * self.to_field
         self.relaxation = _fastest(through, self.volume)
-    def potential(self, rho): return self.to_potential @ rho
-    def field(self, rho): return [self.to_field @ rho]
+    def potential(self, rho): return self.to_potential @ self._density(rho)
+    def field(self, rho): return [self.to_field @ self._density(rho)]

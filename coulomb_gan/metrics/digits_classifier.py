@@ -9,6 +9,7 @@ __all__ = ['DigitsClassifier', 'train_classifier', 'accuracy']
 import torch
 from torch import nn
 from ..data.datasets import Data, to_float
+from ..options import check_counts
 
 # %% ../../nbs/5_metrics/02_digits_classifier.ipynb #b321723d
 class DigitsClassifier(nn.Module):
@@ -41,13 +42,20 @@ def _train(net, data, epochs):
             loss.backward()
             optimizer.step()
 
+# %% ../../nbs/5_metrics/02_digits_classifier.ipynb #5a0277e7
+def _check_labels(labels):
+    "Raises ValueError if there are none."
+    if labels is None: raise ValueError('got digits without labels, expected the class of each')
+
 # %% ../../nbs/5_metrics/02_digits_classifier.ipynb #5a0277e8
 def train_classifier(
     data: Data,  # labelled digits
     epochs: int = 40,  # passes over the training part
     seed: int = 0,  # of weights, order and noise
 ) -> DigitsClassifier:  # in evaluation mode, no gradients
-    "Adam, rate 1e-3, batches of 64, Gaussian noise of width 0.1 on the pixels."
+    "Adam, rate 1e-3, batches of 64, noise of width 0.1 on the pixels. Raises ValueError without labels."
+    _check_labels(data.train_labels)
+    check_counts(0, epochs=epochs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = DigitsClassifier()
@@ -59,7 +67,8 @@ def accuracy(
     net: DigitsClassifier,  # a trained classifier
     data: Data,  # its data
 ) -> float:  # share of held-out digits named rightly, in [0, 1]
-    "Accuracy on the held-out part."
+    "Accuracy on the held-out part. Raises ValueError without labels."
+    _check_labels(data.test_labels)
     logits = net(to_float(data.test))
     right = logits.argmax(1) == data.test_labels
     return right.float().mean().item()

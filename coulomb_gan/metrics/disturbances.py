@@ -16,11 +16,18 @@ import torch
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as image_functions
 from ..data.datasets import to_float
+from ..field.distances import check_floats
 from .feature_extractors import FeatureExtractor, features
 from .frechet import Statistics, frechet, statistics
 
 # %% ../../nbs/5_metrics/13_disturbances.ipynb #e23bfce8
 NOISE_SD = .166  # of the published noise, images in [-1, 1]
+
+# %% ../../nbs/5_metrics/13_disturbances.ipynb #c1e78ef5
+def _check(images, share=0.):
+    "Raises ValueError unless images are floats, and a share lies in [0, 1]."
+    check_floats(images=images)
+    if not 0 <= share <= 1: raise ValueError(f'level must lie in [0, 1], got {share}')
 
 # %% ../../nbs/5_metrics/13_disturbances.ipynb #c1e78ef6
 def gaussian_noise(
@@ -28,7 +35,8 @@ def gaussian_noise(
     level: float,  # share of the noise, in [0, 1]
     generator: Generator,  # of the noise
 ) -> Tensor:
-    "Images with a share of Gaussian noise, (1 - level) X + level N."
+    "Images with a share of Gaussian noise, (1 - level) X + level N. Raises ValueError for others."
+    _check(images, level)
     noise = torch.randn(images.shape, generator=generator)
     return (1 - level) * images + level * NOISE_SD * noise
 
@@ -39,6 +47,7 @@ def gaussian_blur(
     generator: Generator | None = None,  # not used: nothing is random here
 ) -> Tensor:
     "Images convolved with a Gaussian. Raises ValueError for images too small for it."
+    _check(images)
     if level == 0: return images
     reach = math.ceil(4 * level)
     side = min(images.shape[-2:])
@@ -65,6 +74,7 @@ def black_rectangles(
     generator: Generator,  # of their places
 ) -> Tensor:
     "Images with five black rectangles at random places."
+    _check(images, level)
     n, _, h, w = images.shape
     rows = _covered(h, round(level * h), n, generator)
     columns = _covered(w, round(level * w), n, generator)
@@ -96,17 +106,18 @@ def _turned(h, w, angle):
 
 # %% ../../nbs/5_metrics/13_disturbances.ipynb #22c26e0a
 def swirl(
-    images: Tensor,  # `(n, c, h, w)`, float32, `h` and `w` 2 or more
+    images: Tensor,  # `(n, c, h, w)`, floats, `h` and `w` 2 or more
     level: float,  # angle at the centre, radians
     generator: Generator,  # of the sense of each turn
 ) -> Tensor:
     "Images swirled around their centre, bilinearly interpolated, without their rim."
+    _check(images)
     n, _, h, w = images.shape
     radius = SWIRL_RADIUS * min(h, w)
     r = torch.hypot(_centred(h)[:, None], _centred(w))
     decay = torch.exp(-5 * r / (radius * math.log(2)))
     sense = 2 * torch.randint(2, (n, 1, 1), generator=generator) - 1
-    grid = _turned(h, w, sense * level * decay)
+    grid = _turned(h, w, sense * level * decay).to(images.dtype)
     turned = torch.nn.functional.grid_sample(images, grid, padding_mode='border', align_corners=True)
     inside = (..., slice(RIM, h - RIM), slice(RIM, w - RIM))
     result = images.clone()
@@ -120,6 +131,7 @@ def salt_and_pepper(
     generator: Generator,  # of places and colours
 ) -> Tensor:
     "Images with some pixels black or white."
+    _check(images, level)
     n, _, h, w = images.shape
     changed = torch.rand(n, 1, h, w, generator=generator) < level
     white = torch.rand(n, 1, h, w, generator=generator) < .5
@@ -134,6 +146,7 @@ def mixed(
     other: Tensor,  # images to replace them by, `(n_other, c, h, w)`, `level n` of them or more
 ) -> Tensor:
     "Images mixed with others, none twice. Raises ValueError if there are too few, or of another shape."
+    _check(images, level)
     count = round(level * len(images))
     if other.shape[1:] != images.shape[1:] or len(other) < count:
         got = tuple(other.shape)
@@ -210,9 +223,12 @@ def disturbed_distances(
 def order_agreement(
     found: dict[str, Growth],  # from `disturbed_distances`
 ) -> float:  # in [0, 1]; 1/2 by chance
-    "Share of pairs of disturbed sets whose distances stand in the order of the published FIDs."
+    """Share of pairs of disturbed sets whose distances stand in the order of the published FIDs.
+
+    Raises ValueError for less than a pair."""
     both: list[tuple[float, float]] = []
     for name, growth in found.items():
         both += zip(growth.distances[1:], DISTURBANCES[name].published)
+    if len(both) < 2: raise ValueError(f'got {len(both)} disturbed sets, expected two or more')
     agree = [(d - e) * (p - q) > 0 for (d, p), (e, q) in combinations(both, 2)]
     return sum(agree) / len(agree)

@@ -15,6 +15,7 @@ from ..field.distances import check_floats, widened
 from ..field.kernels import Kernel
 from ..field.potential import kernel_sums, potentials
 from .regression import Regression, charge_noise, regression
+from ..options import check_counts
 
 # %% ../../nbs/5_metrics/10_equilibrium.ipynb #ab62070a
 NORMAL = 1.96  # 95 % of a normal number lie within so many standard deviations
@@ -26,8 +27,13 @@ PRODUCT = 2.18  # 95 % of the product of two normal numbers, in units of both de
 def energy_interval(
     readings: Tensor,  # potential by G blocks of charges, `(..., G, 2n)`: n generated points, n real
 ) -> tuple[Tensor, Tensor, Tensor]:  # F, low, high, float64 `(...)`
-    "Unbiased energy (P7), and the ends of its 95 % interval for the draw of points and of charges."
+    """Unbiased energy (P7), and the ends of its 95 % interval for the draw of points and of charges.
+
+    Raises ValueError for less than two blocks, or two points a side."""
     blocks, both = readings.shape[-2:]
+    if blocks < 2 or both < 4 or both % 2:
+        got = f'{blocks} blocks of charges at {both} points'
+        raise ValueError(f'got {got}, expected 2 or more at 4 or more, as many generated as real ones')
     n = both // 2
     at_x, at_y = readings.double().split(n, -1)
     f_g = (at_y.mean(-1) - at_x.mean(-1)) / 2
@@ -71,8 +77,15 @@ def self_term_share(
     self_term: float = 1.,  # strength of the self term in D's targets
     n_negative: int | None = None,  # generated charges of a target, if not as many
 ) -> float:  # 0 to about 1
-    "Mean square of the self term over that of D's target, both from minibatches of the given sizes."
-    pairs = list(zip(_minibatches(x, n_negative or batch), _minibatches(y, batch)))
+    """Mean square of the self term over that of D's target, both from minibatches of the given sizes.
+
+    Raises ValueError for fewer samples than a minibatch has."""
+    n_x = batch if n_negative is None else n_negative
+    check_counts(2, batch=batch, n_negative=n_x)
+    if len(x) < n_x or len(y) < batch:
+        got = f'{len(x)} and {len(y)} samples'
+        raise ValueError(f'got {got}, a minibatch has {n_x} generated and {batch} real ones')
+    pairs = list(zip(_minibatches(x, n_x), _minibatches(y, batch)))
     target_x, target_y = _targets(pairs, kernel, self_term)
     field_x, field_y = _targets(pairs, kernel, self_term=0.)
     own = _mean_square(target_x - field_x, target_y - field_y)
@@ -155,6 +168,7 @@ def diagnose(
     n_negative: int | None = None,  # generated charges in D's target, if not as many as `batch`
 ) -> Diagnostics:
     "Energy, D against Phi and self term, and the self term's share, at fresh points. Raises ValueError."
+    check_counts(2, batch=batch, n=n)
     n = min(n, len(real) // 2)
     x, y = _halves(generate, real, n, max(batch, n_negative or 0), seed)
     flat_x, flat_y = widened(None, x=x.flatten(1), y=y.flatten(1))

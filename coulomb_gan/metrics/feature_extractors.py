@@ -19,7 +19,7 @@ from .frechet import Statistics, finite_sample_bias, frechet, statistics
 from .frechet import find_statistics, save_statistics
 from ..devices import check_device
 from ..files import caching
-from ..options import Registry, discover
+from ..options import Registry, check_counts, discover
 from ..user_code import UserFile, call
 from ..field.distances import widened
 
@@ -67,6 +67,7 @@ def features(
 ) -> Iterator[Tensor]:  # float32 `(n_batch, k)`, one a batch
     "Features batch by batch; floats are first rounded to pixels. Raises ValueError for other images."
     from tqdm import tqdm
+    check_counts(batch=batch)
     batches = images.split(batch) if isinstance(images, Tensor) else images
     for b in tqdm(batches, desc=extractor.name, unit='batch', disable=not progress):
         if len(b): yield _answer(extractor, b).float()

@@ -83,6 +83,7 @@ def count_ngrams(
     n: int,  # characters in an n-gram, at most the length of a line
 ) -> Ngrams:
     "Exact counts of all n-grams inside the lines; padding counts as a character. Raises ValueError."
+    if rows.is_floating_point(): raise ValueError(f'got indices of {rows.dtype}, expected whole numbers')
     if rows.ndim != 2 or not len(rows): raise ValueError(f'got {tuple(rows.shape)}, expected (lines, length)')
     _, n_groups = _groups(size, n)
     nothing = np.zeros(0, np.int64)
@@ -95,8 +96,7 @@ def count_ngrams(
             raise ValueError(f'got indices {low} .. {high}, expected 0 .. {size - 1}')
         group, code = ngram_codes(block, size, n)
         for g in np.unique(group):
-            tally = np.unique(code[group == g], return_counts=True)
-            stacks[g].append(tally)
+            stacks[g].append(np.unique(code[group == g], return_counts=True))
             _settle(stacks[g], factor=2)
     tallies = [_settle(stack, factor=np.inf)[0] for stack in stacks]
     codes, counts = zip(*tallies)
@@ -113,8 +113,7 @@ def _lookup(p, q):
         if c == d: continue
         wanted = p.codes[a:b]
         known = q.codes[c:d]
-        at = np.searchsorted(known, wanted)
-        at = np.minimum(at, d - c - 1)
+        at = np.minimum(np.searchsorted(known, wanted), d - c - 1)
         hit = known[at] == wanted
         found[a:b] = hit * q.counts[c + at]
     return found
@@ -185,8 +184,7 @@ def training_models(
 ) -> dict:  # n -> Ngrams for n = 1 .. longest
     "Counts the tables of the training lines, or reads them if they were counted before. Raises ValueError."
     from tqdm import tqdm
-    key = content_digest(rows)
-    path = Path(folder or '.') / f'ngrams-{key}-{size}-{longest}.npz'
+    path = Path(folder or '.') / f'ngrams-{content_digest(rows)}-{size}-{longest}.npz'
     if folder and path.exists():
         try: return load_models(path)
         except ValueError as e: warnings.warn(str(e))  # a cache is only a cache
@@ -225,10 +223,12 @@ def jsd_interval(
     rows: Tensor,  # generated lines, indices `(lines, length)`
     model: Ngrams,  # of the training lines
     level: float = .95,  # share of fresh sets that should lie inside
-    draws: int = 400,  # halves
+    draws: int = 400,  # halves, 2 or more
     seed: int = 0,  # of their choice
 ) -> tuple:  # lower and upper end, bits
     "Interval of the divergence for one n, from random halves of the lines. Raises ValueError for one line."
+    if not 0 < level < 1 or draws < 2:
+        raise ValueError(f'got level {level}, {draws} draws, expected one between 0 and 1, 2 or more')
     if len(rows) < 2: raise ValueError(f'got {len(rows)} lines, expected at least two')
     p = count_ngrams(rows, model.size, model.n)
     place = _places(rows, p.size, p.n)
@@ -236,8 +236,8 @@ def jsd_interval(
     halves = np.tile(np.arange(len(rows)) % 2, (draws, 1))
     halves = np.random.default_rng(seed).permuted(halves, axis=1)
     values = np.array([_of_half(half, place, found, model.total) for half in halves])
-    tail = (1 - level) / 2
-    low, high = np.quantile(values - values.mean(), [tail, 1 - tail]) + jsd(p, model)
+    ends = np.quantile(values - values.mean(), [(1 - level) / 2, (1 + level) / 2])
+    low, high = ends + jsd(p, model)
     return float(low), float(high)
 
 # %% ../../nbs/5_metrics/07_ngrams.ipynb #25c7e605

@@ -154,6 +154,7 @@ def sample(
     batch: int = 128,  # samples that are normalised together
 ) -> Tensor:  # `(n, *shape)`, as the generator gives them, not clipped
     "Generated samples, batch by batch; a short last batch is filled up with the first vectors and cut."
+    check_counts(batch=batch)
     missing = -len(z) % batch
     first = torch.arange(missing, device=z.device) % len(z)
     filled = torch.cat([z, z[first]])
