@@ -10,6 +10,7 @@ __all__ = ['DATASETS', 'prepared', 'prepared_text', 'sentences', 'Recipe', 'Data
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
@@ -66,6 +67,13 @@ def _held_out(folder, manifest, n):
     path = folder / 'manifest.json'
     raise RunError(f'{path} is damaged (it holds out {held_out} of {n} images); prepare the data again')
 
+# %% ../../nbs/4_data/11_catalogue.ipynb #2dddadc2
+def _or_like(folder):
+    "A hint at a data set with a name like that of a folder which is not there; empty if there is none."
+    if folder.exists(): return ''
+    near = get_close_matches(str(folder), DATASETS, n=1, cutoff=.75)
+    return f', or did you mean {near[0]!r}?' if near and near[0] != str(folder) else ''
+
 # %% ../../nbs/4_data/11_catalogue.ipynb #2dddadc3
 def prepared(
     folder: Path,  # a folder written by `prepare`
@@ -74,7 +82,8 @@ def prepared(
     folder = Path(folder)
     there = [(folder / name).exists() for name in ('manifest.json', 'images.npy')]
     if not all(there):
-        raise ValueError(f'{folder} holds no prepared images; make them with `coulomb-gan prepare`')
+        remedy = f'make them with `coulomb-gan prepare`{_or_like(folder)}'
+        raise ValueError(f'{folder} holds no prepared images; {remedy}')
     manifest = read_manifest(folder)
     images = _images(folder, manifest)
     labels = _labels(folder, len(images))

@@ -9,6 +9,7 @@ __all__ = ['from_memory']
 import math
 from dataclasses import replace
 from operator import index
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,8 @@ def from_memory(
 ) -> Data:
     "A data set of samples in memory, a tenth held out. Raises ValueError for anything else."
     if isinstance(samples, Data): return _known(samples)
+    if isinstance(samples, (str, Path)):
+        raise ValueError(f"got the name '{samples}', expected samples; names are for an experiment's data")
     labels = None
     if not isinstance(samples, (Tensor, np.ndarray)): samples, labels = _items(samples)
     samples = _tensor(samples)

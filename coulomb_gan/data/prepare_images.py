@@ -21,7 +21,7 @@ from . import growing_arrays
 from .folders import example
 from .image_decoding import quiet_pillow, square
 from .image_sources import Source, open_source
-from ..files import RunError, check_writable, writing
+from ..files import RunError, check_writable, named_path, writing
 from ..locks import locked
 from ..options import check_counts
 
@@ -181,8 +181,8 @@ def prepare(
     dataset: str = '',  # the catalogue's name of the set, kept in the manifest
 ) -> dict:  # the manifest
     "Makes, continues or leaves alone the array of all images. Raises ValueError, RunError."
-    source = Path(source)
-    out = Path(out)
+    source = named_path(source)
+    out = named_path(out)
     _check_asked(out, size, crop, max_bad)
     with open_source(source) as found:
         _check_source(source, found, out)

@@ -22,7 +22,7 @@ from .archives import is_visible, reading
 from .folders import example, unusable
 from .growing_arrays import finished
 from .text import PAD, check_settings, codes, count_codes, cut, most_common, store
-from ..files import write_json, write_whole
+from ..files import named_path, write_json, write_whole
 from ..locks import locked
 from ..options import check_counts
 
@@ -154,8 +154,8 @@ def prepare_text(
     dataset: str = '',  # the catalogue's name of the corpus, kept in the manifest
 ) -> dict:  # the manifest
     "Makes the array of all lines, or leaves a finished one alone. Raises ValueError, RunError."
-    source = Path(source)
-    out = Path(out)
+    source = named_path(source)
+    out = named_path(out)
     check_settings(length, size, units)
     if limit < 2: raise ValueError(f'got a limit of {limit} lines, expected at least 2')
     check_counts(limit=limit)

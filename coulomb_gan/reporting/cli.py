@@ -22,7 +22,8 @@ from .cli_compare import compare_command
 from .cli_doctor import doctor_command
 from .cli_encoder import TrainCommand
 from .cli_evaluate import evaluate_command
-from .cli_options import GroupedCommand, given_options, setting_options, settings_command
+from .cli_options import PATH, GroupedCommand, given_options, setting_options
+from .cli_options import settings_command
 from .cli_prepare import prepare_data
 from .cli_reproduce import log_option, reproduce_all
 from .cli_runs import status_command, summary_command
@@ -113,7 +114,7 @@ def advise_on(
 @setting_options
 @cli.command(cls=TrainCommand)
 @click.argument('name')
-@click.option('--out', type=Path, help='run folder [runs/NAME]')
+@click.option('--out', type=PATH, help='run folder [runs/NAME]')
 @log_option
 def train(
     name: str,  # a preset
@@ -131,9 +132,9 @@ def train(
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #9e819ef3
 @cli.command()
-@click.argument('run', type=Path)
+@click.argument('run', type=PATH)
 @click.option('--n', type=click.IntRange(1, 10**9), default=64, show_default=True, help='how many')
-@click.option('--out', type=Path, required=True, help='a folder of pictures, x.npz, or x.txt for texts')
+@click.option('--out', type=PATH, required=True, help='a folder of pictures, x.npz, or x.txt for texts')
 @click.option('--seed', type=click.IntRange(0, 2**63 - 1), default=0, help='of the latent vectors [0]')
 @click.option('--data', default='', help='where its data lie now [where they lay]')
 def sample(
@@ -149,8 +150,8 @@ def sample(
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #e9f4538c
 @cli.command('export')
-@click.argument('run', type=Path)
-@click.option('--out', type=Path, help='target [RUN/generator.pt2]')
+@click.argument('run', type=PATH)
+@click.option('--out', type=PATH, help='target [RUN/generator.pt2]')
 def export(
     run: Path,  # a run folder
     out: Path | None,  # target file

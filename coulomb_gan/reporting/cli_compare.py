@@ -11,7 +11,8 @@ from typing import Any
 
 import click
 from .cli_evaluate import extractors_of
-from .cli_options import GroupedCommand, given_options, record_options, setting_options
+from .cli_options import PATH, GroupedCommand, given_options, record_options
+from .cli_options import setting_options
 from .cli_reproduce import resources_of
 from .compare import SETS, compare, compared, planned
 from .jobs import Resources, job_of
@@ -58,8 +59,8 @@ def _launch(name, experiments, out, seeds, seconds, r):
 @click.option('--seeds', type=click.IntRange(1), default=3, show_default=True, help='runs of each method')
 @click.option('--seconds', type=click.FloatRange(0, min_open=True), help="of each run [the preset's steps]")
 @click.option('--narrower', type=click.IntRange(1), default=1, help='times as few channels everywhere [1]')
-@click.option('--out', type=Path, help='folder of the run folders [runs/NAME-METHODS]')
-@click.option('--report', type=Path, help='folder that gets a copy of the report')
+@click.option('--out', type=PATH, help='folder of the run folders [runs/NAME-METHODS]')
+@click.option('--report', type=PATH, help='folder that gets a copy of the report')
 def compare_command(
     name: str,  # a preset
     methods: str | None,  # one of SETS, or keys of METHODS, comma-separated

@@ -11,13 +11,13 @@ from typing import Any
 
 import click
 from ..files import read_json
-from .cli_options import GroupedCommand, given_options, record_options
+from .cli_options import PATH, GroupedCommand, given_options, record_options
 from ..training.train_encoder import EncoderSettings, load_encoder, train_encoder
 
 # %% ../../nbs/7_reporting/14_cli_encoder.ipynb #b4ba7cb5
 @record_options(EncoderSettings, 'Encoder')
 @click.command('encoder', cls=GroupedCommand)
-@click.option('--out', type=Path, default='runs/encoder', show_default=True, help='folder of the encoder')
+@click.option('--out', type=PATH, default='runs/encoder', show_default=True, help='folder of the encoder')
 def encoder_command(
     out: Path,  # folder of the encoder
     **changes: Any,  # settings given as options

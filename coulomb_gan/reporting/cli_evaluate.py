@@ -12,7 +12,7 @@ import click
 import torch
 from ..metrics.feature_extractors import load_extractor, summary
 from ..metrics.inception import inception
-from .cli_options import given_options
+from .cli_options import PATH, given_options
 from .evaluate_images import evaluate_images
 from .reproduce import evaluate_run, render
 from ..training.train_encoder import encoder_extractor
@@ -62,16 +62,16 @@ def _report(run, images, data, out, extractors, given):
 
 # %% ../../nbs/7_reporting/11_cli_evaluate.ipynb #25d369ee
 @click.command('evaluate')
-@click.argument('run', type=Path, required=False)
-@click.option('--images', type=Path, help='in place of a run: a folder, zip, tar or npz of images')
+@click.argument('run', type=PATH, required=False)
+@click.option('--images', type=PATH, help='in place of a run: a folder, zip, tar or npz of images')
 @click.option('--inception', 'weights', metavar='PATH', is_flag=False, flag_value='',
               help="weights for FID; without PATH, from torch's downloads")
 @click.option('--features', 'function', metavar='FILE.py:FUNCTION|ENCODER',
               help='makes a network to measure with, or is the folder of a trained encoder')
-@click.option('--reference', type=Path, help='npz of published statistics [of the whole training set]')
+@click.option('--reference', type=PATH, help='npz of published statistics [of the whole training set]')
 @click.option('--samples', type=click.IntRange(2), help='images to draw [50000]')
 @click.option('--data', default='', help='where its data lie now [where they lay]; of --images: a data set')
-@click.option('--out', type=Path, help='folder for report and numbers [RUN, or IMAGES-report], or a page')
+@click.option('--out', type=PATH, help='folder for report and numbers [RUN, or IMAGES-report], or a page')
 def evaluate_command(
     run: Path | None,  # a run folder
     images: Path | None,  # images of another program

@@ -16,7 +16,7 @@ from ..data.prepare_text import FOLDER, prepare_text
 from ..data.text import UNITS
 from ..files import check_writable
 from ..options import choose
-from .cli_options import given_options
+from .cli_options import PATH, given_options
 
 # %% ../../nbs/7_reporting/07_cli_prepare.ipynb #a79edd0d
 def _skipped(done):
@@ -81,8 +81,8 @@ def _own_options(dataset, options):
 # %% ../../nbs/7_reporting/07_cli_prepare.ipynb #e974cffe
 @click.command('prepare')
 @click.argument('dataset')
-@click.argument('source', type=Path, required=False)
-@click.option('--out', type=Path, help='folder of the array [data/DATASET]')
+@click.argument('source', type=PATH, required=False)
+@click.option('--out', type=PATH, help='folder of the array [data/DATASET]')
 @click.option('--size', type=click.IntRange(1), help="images: pixels a side [the data set's own]")
 @click.option('--crop', type=click.IntRange(1), help="images: side of the centred crop [the data set's own]")
 @click.option('--upscale', is_flag=True, default=None, help='images: accept pictures smaller than --size')

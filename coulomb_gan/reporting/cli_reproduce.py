@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from .cli_options import GroupedCommand, given_options, record_options, setting_options
+from .cli_options import PATH, GroupedCommand, given_options, record_options
+from .cli_options import setting_options
 from .jobs import Resources, check_resources, job_of
 from .launch import launch
 from .reproduce import check_report, reproduce
@@ -59,8 +60,8 @@ log_option = click.option('--log', 'logs', multiple=True, type=click.Choice([*LO
 @click.argument('names', nargs=-1, required=True)
 @click.option('--seeds', type=click.IntRange(1), help='runs of each, of seeds 0, 1, ... [one, of --seed]')
 @click.option('--grid', multiple=True, metavar='OPTION=A,B', help='a run for each value; several: combined')
-@click.option('--out', type=Path, default='runs', show_default=True, help='folder of the run folders')
-@click.option('--report', type=Path, help='folder that gets a copy of each report')
+@click.option('--out', type=PATH, default='runs', show_default=True, help='folder of the run folders')
+@click.option('--report', type=PATH, help='folder that gets a copy of each report')
 @log_option
 @click.option('--full', is_flag=True, help="the paper's length, for presets that have one: NAME-full")
 def reproduce_all(

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import click
 from ..files import check_writable
+from .cli_options import PATH
 from .render import check_tools
 from .status import find_runs, queued_jobs, run_status, status_lines
 from .summary import summarise, summary_page, summary_table
 
 # %% ../../nbs/7_reporting/21_cli_runs.ipynb #0483ed30
 @click.command('status')
-@click.argument('runs', nargs=-1, type=Path)
+@click.argument('runs', nargs=-1, type=PATH)
 def status_command(
     runs: tuple,  # run folders, or folders of them
 ):
@@ -27,8 +28,8 @@ def status_command(
 
 # %% ../../nbs/7_reporting/21_cli_runs.ipynb #03767313
 @click.command('summary')
-@click.argument('runs', nargs=-1, type=Path, required=True)
-@click.option('--out', type=Path, default='runs/summary', show_default=True, help='folder of the page')
+@click.argument('runs', nargs=-1, type=PATH, required=True)
+@click.option('--out', type=PATH, default='runs/summary', show_default=True, help='folder of the page')
 @click.option('--no-page', is_flag=True, help='the table alone, on the screen')
 def summary_command(
     runs: tuple,  # run folders, or folders of them

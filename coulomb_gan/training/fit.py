@@ -18,14 +18,14 @@ from ..data.datasets import Data, identity
 from ..data.in_memory import from_memory
 from ..devices import check_device
 from ..environment import environment
-from ..files import write_json, writing
+from ..files import named_path, write_json, writing
 from .algorithm import draw_real
 from .config import Experiment
 from .cuda_graph import GraphedStep
 from .distributed import World
 from .evaluation import Evaluation, monitored_metric
 from .launched import check_same_run, joined, own_device
-from .loggers import Logger, logging_to
+from .loggers import Logger, check_loggers, logging_to
 from .continuing import checkpoint_to_continue, may_grow
 from .loading import IN_MEMORY, Run, restore
 from .run_folder import append_metrics, keep_checkpoints
@@ -176,9 +176,10 @@ def fit(
 ) -> Run:
     "Trains, or continues, or loads what is finished. Raises RunError, Interrupted; see the checks."
     e = experiment.changed(device=own_device(experiment.record.device))
+    out = named_path(out)
+    loggers = check_loggers(loggers)
     if world is None:
         with joined(e.record.device) as world: return fit(e, out, data, resume, progress, loggers, world)
-    out = Path(out)
     if data is not None: e = replace(e, data=IN_MEMORY)
 
     # what cannot be built must not claim the folder

@@ -54,7 +54,9 @@ def find_data(
         check_dataset(out, config, identity(data))
         return data
     places = _places(out, config, named)
-    fault = RunError(f'the data of {out} are not at {" or ".join(places)}; name their folder with --data')
+    lay = f'are not at {" or ".join(places)}; '
+    if places == [IN_MEMORY]: lay = 'were samples in memory; give load_run the same as data, or '
+    fault = RunError(f'the data of {out} {lay}name their folder with --data')
     for place in filter(is_there, places):
         data = load(place)
         try: check_dataset(out, config, identity(data))

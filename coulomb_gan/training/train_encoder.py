@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.datasets import Samples, content_digest, identity, to_float
 from ..devices import check_device
 from ..environment import environment
-from ..files import RunError, changed, read_json, write_json
+from ..files import RunError, changed, named_path, read_json, write_json
 from ..locks import locked
 from ..metrics.feature_extractors import FeatureExtractor
 from ..options import plain, revised
@@ -119,7 +119,7 @@ def train_encoder(
     progress: bool = True,  # show a progress bar with rate, remaining time and loss
 ) -> Path:  # the folder
     "Trains an encoder, continues it, or finds it finished. Raises ValueError, RunError, Interrupted."
-    out = Path(out)
+    out = named_path(out)
     data = encoder_data(settings)
     t = EncoderState(settings, data.shape, n_classes(data))
     with locked(out) as lock:
