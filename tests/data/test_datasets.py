@@ -289,7 +289,7 @@ REFUSED = {
     'pictures without classes': ([Image.new('RGB', (8, 8))] * 5, r'an item of type Image, expected a pair \(picture, class\)'),
     'arrays in a list': ([*PIXELS[:, :2].numpy()], 'got an item of type ndarray'),
     'triples': ([(PIXELS[0], 0, 0)] * 5, 'got an item of type tuple'),
-    'a name': ('digits', 'got an item of type str'),
+    'a name': ('digits', "got the name 'digits', expected samples"),
     'a loader': (DataLoader(TensorDataset(PIXELS, CLASSES)), 'got DataLoader, expected a tensor, an array, or a data set'),
     'an iterator': (iter([(PIXELS[0], 0)]), 'got list_iterator'),
     'nothing': (None, 'got NoneType'),

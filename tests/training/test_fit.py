@@ -340,7 +340,7 @@ def test_data_in_memory_are_trained_on_and_continued_with_the_same(form, tmp_pat
     # read back: samples need no data, and the data must be handed over again
     again = load_run(out)
     assert torch.equal(again.sample(3), whole.sample(3)) and again.data_name == IN_MEMORY
-    with pytest.raises(RunError, match='are not at .in memory.; name their folder with --data'): again.data
+    with pytest.raises(RunError, match='give load_run the same as data, or name their folder with --data'): again.data
     handed_over = load_run(out, data=make()).data
     assert handed_over.digest == run.data.digest and (handed_over.train_labels is None) == ('torchvision' not in form)
     with pytest.raises(RunError, match='was trained on other data'): load_run(out, data=others[0]).data
