@@ -138,9 +138,11 @@ def option_value(
     e: Experiment,  # whose setting
     option: str,  # a flat name, one of `options`
 ) -> Any:  # of networks and objective the name they are chosen by
-    "One setting of an experiment."
+    "One setting of an experiment. Raises ValueError for one it has not."
+    known = options(e)
+    choose(option, known, 'option')
     value = e
-    for name in options(e)[option]: value = getattr(value, name)
+    for name in known[option]: value = getattr(value, name)
     return value.name if option in REGISTRIES else value
 
 # %% ../../nbs/6_training/01_config.ipynb #ee0a946e

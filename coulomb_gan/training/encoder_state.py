@@ -19,7 +19,7 @@ from ..data.datasets import Data, Samples
 from ..devices import check_device, check_form
 from ..networks.encoder import ENCODERS, Classifier, MapEncoder, MaskedAutoencoder
 from ..networks.encoder import check_side, draw_mask, masked_error
-from ..options import Options
+from ..options import Options, check_counts
 from .optimisers import matrices_and_others
 from .schedule import Progress
 
@@ -201,7 +201,8 @@ def held_out(
     data: Data,  # its data
     most: int = 10_000,  # images, the first of those held out
 ) -> dict:  # 'error', squared pixel units of a range of 2; or 'accuracy', in [0, 1]
-    "How well the network does its task on held-out images."
+    "How well the network does its task on held-out images. Raises ValueError for fewer than one."
+    check_counts(most=most)
     gen = torch.Generator().manual_seed(0)
     device = t.settings.device
     total = 0.
