@@ -529,6 +529,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/coulomb_gan', 'doc_host': 
                                                                                         'coulomb_gan/field/pair_sums.py'),
                                              'coulomb_gan.field.pair_sums._by_columns': ( '1_field/pair_sums.html#_by_columns',
                                                                                           'coulomb_gan/field/pair_sums.py'),
+                                             'coulomb_gan.field.pair_sums._coincident': ( '1_field/pair_sums.html#_coincident',
+                                                                                          'coulomb_gan/field/pair_sums.py'),
                                              'coulomb_gan.field.pair_sums._differentiated': ( '1_field/pair_sums.html#_differentiated',
                                                                                               'coulomb_gan/field/pair_sums.py'),
                                              'coulomb_gan.field.pair_sums._exact_distances': ( '1_field/pair_sums.html#_exact_distances',

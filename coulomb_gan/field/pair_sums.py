@@ -145,26 +145,34 @@ def allowed_in_pulls(
         return 2 * enough / (of_terms + root)
     return allowed
 
-# %% ../../nbs/1_field/04_pair_sums.ipynb #2411c72f
-def _pulled(r2_ij, p, q, kernel):
-    "`sum_j f'(r_ij^2) (p_i - q_j)` in float64; charges at the point itself, of the largest f', pull nowhere."
-    w_ij = kernel.slope(r2_ij)
-    if not (_differentiated(p) or _differentiated(q)): w_ij = w_ij.masked_fill(r2_ij == 0, 0)
-    centre = q.double().mean(0)
-    by_charges = w_ij.double() @ (q - centre)  # (p,q) @ (q,m) -> (p,m)
-    total = w_ij.sum(1, keepdim=True, dtype=torch.float64)
-    return (p - centre) * total - by_charges
-
 # %% ../../nbs/1_field/04_pair_sums.ipynb #bff298ac
-def _add_near(pulls, w_ij, products, i, j, rows, columns):
-    "Adds the pulls of some pairs of a tile, first among themselves, and sets their weights to zero."
-    difference = products.differences(i, j, rows, columns)
+def _add_near(pulls, w_ij, difference, rows, columns):
+    "Adds the pulls of some pairs, first among themselves, and sets their weights to zero."
     pull = w_ij[rows, columns, None] * difference
     touched, place = rows.unique_consecutive(return_inverse=True)
     near = pulls.new_zeros(len(touched), pulls.shape[1])
     near.index_add_(0, place, pull)
     pulls[touched] += near
     w_ij[rows, columns] = 0
+
+# %% ../../nbs/1_field/04_pair_sums.ipynb #2411c72f
+def _coincident(r2_ij, p, q):
+    "Rows and columns of the pairs at distance 0 to rounding, if they are few, such as points and themselves."
+    none = torch.zeros(2, 0, dtype=torch.long)
+    if p.device.type != 'cpu' or _differentiated(p) or _differentiated(q): return none
+    pairs = (r2_ij == 0).nonzero().T
+    return pairs if pairs.shape[1] <= sum(r2_ij.shape) else none
+
+def _pulled(r2_ij, p, q, kernel):
+    "`sum_j f'(r_ij^2) (p_i - q_j)` in float64; of coincident pairs, the largest f', by their differences."
+    w_ij = kernel.slope(r2_ij).double()
+    centre = q.double().mean(0)
+    near = torch.zeros_like(p, dtype=torch.float64)
+    rows, columns = _coincident(r2_ij, p, q)
+    if len(rows): _add_near(near, w_ij, p[rows].double() - q[columns], rows, columns)
+    by_charges = w_ij @ (q - centre)  # (p,q) @ (q,m) -> (p,m)
+    total = w_ij.sum(1, keepdim=True)
+    return (p - centre) * total - by_charges + near
 
 # %% ../../nbs/1_field/04_pair_sums.ipynb #ef842f80
 def _add_tile(pulls, total, products, i, j, kernel):
@@ -174,7 +182,7 @@ def _add_tile(pulls, total, products, i, j, kernel):
         pulls += _pulled(r2_ij, products.p[i], products.q[j], kernel)
         return
     w_ij = kernel.slope(r2_ij)
-    if len(rows): _add_near(pulls, w_ij, products, i, j, rows, columns)
+    if len(rows): _add_near(pulls, w_ij, products.differences(i, j, rows, columns), rows, columns)
     total += w_ij.sum(1, keepdim=True)
     m = pulls.shape[1]
     pulls -= w_ij @ products.right[j, :m]  # (p,q) @ (q,m) -> (p,m); `addmm_` may add charge by charge

@@ -253,3 +253,17 @@ def test_normal_points_of_few_coordinates(m, eps):
     assert_close(got, want, rtol=0, atol=PROMISE / eps)
     pull, exact = (pull_sums(a.to(dtype), b.to(dtype), kernel) / 1300 for dtype in (torch.float32, torch.float64))
     assert_close(pull, exact, rtol=0, atol=2 * PROMISE * largest_pull(kernel))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_points_almost_at_one_place_pull_as_far_as_they_are_apart(dtype):
+    "Their distance is lost to rounding, and a softening of 1e-3 makes it count ten thousandfold"
+    kernel = Plummer(3, 1e-3)
+    x, y = (torch.randn(60, 20, generator=torch.Generator().manual_seed(seed)).to(dtype) for seed in (0, 1))
+    x[1] = x[0]
+    x[1, 0] += 1e-6 if dtype == torch.float32 else 1e-9
+    def pull(q):
+        difference = (x[:, None] - q).double()
+        return 2 * (kernel.slope(difference.square().sum(2))[..., None] * difference).mean(1)
+    error = force(x, x, y, kernel) - (pull(y) - pull(x))
+    assert error.norm() < 1e-6 * pull(x).norm() and pull(x)[0].norm() > 1e3 * pull(x)[2].norm()
