@@ -60,6 +60,9 @@ def _check_pairs(a, b, scales):
     if a.ndim != 4 or a.shape != b.shape:
         got = f'{tuple(a.shape)} and {tuple(b.shape)}'
         raise ValueError(f'got {got}, expected two sets (n, c, h, w) of one shape')
+    for images in (a, b):
+        if images.numel() and images.abs().max() >= 10:
+            raise ValueError(f'got values up to {images.abs().max():g}, expected numbers in [-1, 1]')
     if scales not in range(1, len(WEIGHTS) + 1):
         raise ValueError(f'scales: got {scales}, expected 1 to {len(WEIGHTS)}')
     side = min(a.shape[2:])
