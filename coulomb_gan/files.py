@@ -7,6 +7,7 @@ __all__ = ['RunError', 'writing', 'write_whole', 'remove_torn', 'reading', 'name
            'caching', 'write_json', 'read_json', 'changed', 'read_lines', 'open_array']
 
 # %% ../nbs/tools/files.ipynb #44b3f22a
+import errno
 import json
 import os
 import re
@@ -21,6 +22,9 @@ import numpy as np
 class RunError(RuntimeError):
     "A run cannot go on or a folder cannot be used; the message says what to do."
 
+# %% ../nbs/tools/files.ipynb #ff672b44
+_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG  # what a disk or a limit of the user refuses with
+
 # %% ../nbs/tools/files.ipynb #ff672b45
 @contextmanager
 def writing(
@@ -29,8 +33,8 @@ def writing(
     "Turns `OSError` inside the block into a one-line `RunError`."
     try: yield
     except OSError as e:
-        raise RunError(f'cannot write {path}: {e.strerror}; what was saved before is intact. '
-                       'Free some space or choose another --out.') from e
+        remedy = 'Free some space or choose another --out.' if e.errno in _FULL else 'Choose another --out.'
+        raise RunError(f'cannot write {path}: {e.strerror}; what was saved before is intact. {remedy}') from e
 
 # %% ../nbs/tools/files.ipynb #2cac2643
 def write_whole(

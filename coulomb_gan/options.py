@@ -87,6 +87,7 @@ class Options:
     name: ClassVar[str]  # in its registry, which sets it
     ranges: ClassVar[Mapping[str, tuple]] = {}  # field -> (lowest, highest), both allowed
     choices: ClassVar[Mapping[str, tuple]] = {}  # field -> allowed texts
+    needs: ClassVar[Mapping[str, tuple]] = {}  # field -> another, and the values of that which give it effect
     def __post_init__(self):
         for field in fields(self):
             value = getattr(self, field.name)

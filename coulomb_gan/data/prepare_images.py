@@ -80,7 +80,8 @@ def _check_share(out, state, total, max_bad):
     skipped = state['skipped']
     if len(skipped) <= max_bad * total: return
     got = f'{len(skipped)} of the first {state["done"]} files of {state["source"]} cannot be used'
-    _refuse(out, f'{got}, more than {max_bad:.0%} of all {total}; {example(skipped)}')
+    remedy = 'see --size, --upscale and --max-bad'
+    _refuse(out, f'{got}, more than {max_bad:.0%} of all {total}; {example(skipped)}; {remedy}')
 
 # %% ../../nbs/4_data/08_prepare_images.ipynb #49b58d3d
 def _bar(done, total, show):

@@ -93,6 +93,17 @@ def _refuse_head(networks, head):
     advice = f'; choose networks {" or ".join(having)}' if having else ''
     raise ValueError(f'the networks {networks.name!r} have no discriminator that returns a {head}{advice}')
 
+# %% ../../nbs/3_networks/01_base.ipynb #506c69e9
+def _check_samples(networks, generator, shape):
+    "Raises ValueError unless a user's generator makes samples of that shape."
+    was_training = generator.training
+    z = torch.zeros(2, networks.latent)
+    with torch.random.fork_rng(devices=[]), torch.no_grad(): made = generator.eval()(z)
+    generator.train(was_training)
+    expected = (2, *shape)
+    if tuple(made.shape) == expected: return
+    raise ValueError(f'{networks.name} made {tuple(made.shape)} of 2 latent vectors, expected {expected}')
+
 # %% ../../nbs/3_networks/01_base.ipynb #506c69ea
 def build(
     networks: Networks,  # their kind and sizes
@@ -103,6 +114,7 @@ def build(
     networks.check(shape)
     if head is not None and head not in networks.heads: _refuse_head(networks, head)
     generator = networks.generator(shape)
+    if '.py:' in getattr(networks, 'name', ''): _check_samples(networks, generator, shape)
     if head is None: return generator, None
     return generator, networks.discriminator(shape)
 

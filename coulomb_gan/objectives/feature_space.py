@@ -96,6 +96,7 @@ class FeatureForce(Objective):
     simultaneous = True
     ranges: ClassVar[dict] = {'charges': (0, 1e9)}
     choices: ClassVar[dict] = {'field': FIELDS}
+    needs: ClassVar[dict] = {'d': ('field', ('plummer',))}
     def __post_init__(self):
         super().__post_init__()
         _numbers(self.widths)

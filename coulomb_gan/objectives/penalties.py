@@ -28,6 +28,7 @@ class GradientPenalty(Options):
     ranges: ClassVar[dict] = {'weight': (0, 1e12), 'target': (0, 1e12)}
     choices: ClassVar[dict] = {
         'at': ('between', 'around', 'data'), 'noise': ('released', 'gaussian', 'uniform')}
+    needs: ClassVar[dict] = {'noise': ('at', ('around',)), 'spread': ('at', ('around',))}
     def check(self,
         coupled: bool,  # whether batch norm couples the samples in D
     ):

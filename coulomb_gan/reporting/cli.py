@@ -11,9 +11,12 @@ import traceback
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
+from shlex import quote
 
 import click
 import torch
+
+# %% ../../nbs/7_reporting/09_cli.ipynb #d31c2f38
 from .. import __version__
 from ..data.catalogue import is_there, load
 from ..files import RunError
@@ -22,15 +25,15 @@ from .cli_compare import compare_command
 from .cli_doctor import doctor_command
 from .cli_encoder import TrainCommand
 from .cli_evaluate import evaluate_command
-from .cli_options import PATH, GroupedCommand, given_options, setting_options
-from .cli_options import settings_command
+from .cli_options import PATH, GroupedCommand, given_options
+from .cli_options import setting_options, settings_command
 from .cli_prepare import prepare_data
 from .cli_reproduce import log_option, reproduce_all
 from .cli_runs import status_command, summary_command
 from .compare import affordable
 from .generate import export_generator, write_samples
 from .status import duration
-from ..training.config import RENAMED, option_value, options
+from ..training.config import REGISTRIES, RENAMED, option_value, options
 from ..training.fit import fit
 from ..training.launched import is_first, is_silent, world_size
 from ..training.loading import load_run
@@ -128,7 +131,7 @@ def train(
     e = experiment(name, **given_options(changes))
     run = fit(e, out or Path('runs', name), loggers=loggers_of(logs))
     steps = run.state.progress.step
-    click.echo(f'trained {steps} steps; report on it with: coulomb-gan evaluate {run.out}')
+    click.echo(f'trained {steps} steps; report on it with: coulomb-gan evaluate {quote(str(run.out))}')
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #9e819ef3
 @cli.command()
@@ -191,11 +194,19 @@ def _is_memory(error):
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)): return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
+# %% ../../nbs/7_reporting/09_cli.ipynb #31eb5999
+def _users_line(error):
+    "The last line of a user's networks or objective that an error came through; None if there is none."
+    names = [name for registry in REGISTRIES.values() for name in registry.of_files]
+    files = {str(Path(file).resolve()): file for file in (name.rpartition(':')[0] for name in names)}
+    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+    return f'{files[lines[-1].filename]}, line {lines[-1].lineno}' if lines else None
+
 # %% ../../nbs/7_reporting/09_cli.ipynb #31eb599a
 def _is_known(error):
     "Whether an error is one of those that a user can do something about."
     known = click.ClickException, click.Abort, RunError, ValueError, OSError
-    return isinstance(error, known) or _is_memory(error)
+    return isinstance(error, known) or _is_memory(error) or _users_line(error) is not None
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #be35e88b
 def _explained(error):
@@ -208,6 +219,8 @@ def _explained(error):
     if isinstance(error, click.ClickException): return error.format_message(), 2
     if isinstance(error, click.Abort): return 'aborted', 130
     if isinstance(error, Interrupted): return str(error), 130
+    place = None if isinstance(error, (RunError, ValueError)) else _users_line(error)
+    if place: return f'{place}: {type(error).__name__}: {error}', 1
     return str(error), 1 if isinstance(error, RunError) else 2
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #1b273df8

@@ -55,7 +55,7 @@ def _launch(name, experiments, out, seeds, seconds, r):
 @setting_options
 @click.command('compare', cls=GroupedCommand)
 @click.argument('name')
-@click.option('--methods', help=f'one of {", ".join(SETS)}, or some of {", ".join(METHODS)} [all]')
+@click.option('--methods', help=f'one of {", ".join(SETS)}, or some of {", ".join(METHODS)} [all that fit]')
 @click.option('--seeds', type=click.IntRange(1), default=3, show_default=True, help='runs of each method')
 @click.option('--seconds', type=click.FloatRange(0, min_open=True), help="of each run [the preset's steps]")
 @click.option('--narrower', type=click.IntRange(1), default=1, help='times as few channels everywhere [1]')
@@ -74,7 +74,7 @@ def compare_command(
     "Train NAME by several methods and seeds, and render them side by side."
     r = resources_of(changes)
     measuring = _measuring(**{option.name: changes.pop(option.name) for option in MEASURING})
-    chosen = methods.split(',') if methods else None
+    chosen = None if methods is None else [method.strip() for method in methods.split(',')]
     experiments = planned(name, chosen, narrower, **given_options(changes))
     ending = methods if methods in SETS else 'methods'
     place = out or Path('runs', f'{name}-{ending}')

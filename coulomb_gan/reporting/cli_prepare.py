@@ -103,7 +103,8 @@ def prepare_data(
     """Turn the images or the text of SOURCE into the array that DATASET trains on.
 
     SOURCE: a folder tree, zip or tar (.gz, .bz2, .xz, .zst) of images, an LMDB folder, CIFAR-10 or SVHN; for
-    texts a text file (.gz, .xz) or the benchmark's folder."""
+    texts a text file (.gz, .xz) or the benchmark's folder. DATASET is folder for images of your own, and
+    billion_word for a text of your own."""
     prepared = [name for name, entry in DATASETS.items() if entry.load is None]
     choose(dataset, prepared, 'data set to prepare')
     given = _own_options(dataset, options)

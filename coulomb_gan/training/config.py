@@ -44,6 +44,9 @@ class Optimisation(Options):
         'beta1': (0, .9999), 'beta2': (0, .99999), 'ema': (0, .99999)}
     choices: ClassVar[dict] = {
         'decay': ('plateau', 'exponential', 'cosine', 'none'), 'optimiser': ('adam', 'muon', 'rmsprop')}
+    needs: ClassVar[dict] = {
+        'beta1': ('optimiser', ('adam', 'muon')), 'lr_end': ('decay', ('plateau', 'exponential', 'cosine')),
+        'patience': ('decay', ('plateau',)), 'drops': ('decay', ('plateau',))}
 
 # %% ../../nbs/6_training/01_config.ipynb #06fa1f42
 @dataclass(frozen=True)
@@ -174,6 +177,18 @@ def _merged(settings, more):
         settings[name] = value
     return settings
 
+# %% ../../nbs/6_training/01_config.ipynb #37452251
+def _check_effect(e, option):
+    "Raises ValueError for an option that has no effect beside the others of an experiment."
+    *path, name = options(e)[option]
+    record = e
+    for part in path: record = getattr(record, part)
+    other, values = getattr(record, 'needs', {}).get(name, (name, ()))
+    value = getattr(record, other)
+    if not values or value in values: return
+    beside = option.removesuffix(name) + other
+    raise ValueError(f'{option} has no effect with {beside} {value!r}, only with {" or ".join(values)}')
+
 # %% ../../nbs/6_training/01_config.ipynb #661633b2
 def _with_options(e, changes):
     "An experiment with other options, by their flat names."
@@ -185,4 +200,7 @@ def _with_options(e, changes):
         if option in REGISTRIES: continue
         if option not in known: _refuse(option, known, e)
         settings = _merged(settings, nested(known[option], value))
-    return e.revised(settings)
+    made = e.revised(settings)
+    for option in changes:
+        if option_value(made, option) != option_value(e, option): _check_effect(made, option)
+    return made

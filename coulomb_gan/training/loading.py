@@ -150,6 +150,10 @@ def stored_experiment(
 ) -> Experiment:
     "The settings of a run. Raises RunError if this version has others."
     settings = {name: part for name, part in config.items() if name not in ('environment', 'dataset')}
+    for part in ('networks', 'objective'):
+        file, _, _ = settings.get(part, {}).get('name', '').rpartition(':')
+        if file and not Path(file).exists():
+            raise RunError(f'{out} was made with {file}, which is not here; run this where that file lies')
     try: return Experiment().revised(settings)
     except ValueError as error:
         raise RunError(f'{out}/config.json is not of this version: {error}') from error
@@ -173,6 +177,14 @@ def trained_folder(
         if (folder / 'config.json').exists(): return folder
     return None
 
+# %% ../../nbs/6_training/09_loading.ipynb #5b0b3c4c
+def _why(out):
+    "Why a folder may hold no run with a checkpoint, after a sentence that says so."
+    if not out.exists(): return ': it does not exist'
+    if Path(out, 'config.json').exists(): return ' yet'
+    inside = sorted(path.parent.name for path in out.glob('*/config.json'))
+    return f', but runs: {", ".join(inside[:3])}' if inside else ''
+
 # %% ../../nbs/6_training/09_loading.ipynb #5b0b3c4d
 def load_run(
     out: Path | str,  # a run folder, finished or not, or a name of `trained_folder`
@@ -187,7 +199,7 @@ def load_run(
     if travels and not out.exists(): out = travels
     saved = newest_checkpoint(out)
     has_config = Path(out, 'config.json').exists()
-    if saved is None or not has_config: raise RunError(f'{out} holds no run with a checkpoint')
+    if saved is None or not has_config: raise RunError(f'{out} holds no run with a checkpoint{_why(out)}')
     config = read_config(out)
     e = stored_experiment(out, config).changed(device=device)
     shape = _shape(out, config, data)

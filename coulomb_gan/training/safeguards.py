@@ -6,6 +6,7 @@
 __all__ = ['Interrupted', 'stop_signals', 'flushed', 'NotFinite', 'FiniteLosses']
 
 # %% ../../nbs/6_training/10_safeguards.ipynb #44fc705e
+import os
 import signal
 import threading
 from contextlib import contextmanager
@@ -23,9 +24,15 @@ class Interrupted(RunError):
 # %% ../../nbs/6_training/10_safeguards.ipynb #afe51770
 @contextmanager
 def stop_signals():
-    "Yields a list that receives the name of SIGINT or SIGTERM when it comes; old handlers return at the end."
+    """Yields a list that gets the name of SIGINT or SIGTERM when it comes; old handlers return at the end.
+
+    A second SIGINT raises KeyboardInterrupt where the process is alone; a launcher of several repeats it."""
     got: list[str] = []
-    def note(number, _): got.append(signal.Signals(number).name)
+    alone = os.environ.get('WORLD_SIZE', '1') == '1'
+    def note(number, frame):
+        name = signal.Signals(number).name
+        if name == 'SIGINT' and name in got and alone: signal.default_int_handler(number, frame)
+        got.append(name)
     in_main_thread = threading.current_thread() is threading.main_thread()
     signals = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
     old = {number: signal.signal(number, note) for number in signals}

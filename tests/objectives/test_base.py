@@ -329,8 +329,9 @@ class NoReading(TorchDispatchMode):
 
 
 @pytest.mark.parametrize('options', [*({'objective': name} for name in OBJECTIVES), *(
-    {'objective': 'gan-gp', 'penalty_at': at, 'penalty_noise': noise, 'penalty_one_sided': True}
-    for at in ('around', 'data') for noise in ('released', 'gaussian', 'uniform')), {'objective': 'minimax', 'r1': 1.}], ids=str)
+    {'objective': 'gan-gp', 'penalty_one_sided': True, **place} for place in (
+        {'penalty_at': 'data'}, *({'penalty_at': 'around', 'penalty_noise': noise} for noise in ('released', 'gaussian', 'uniform')))),
+    {'objective': 'minimax', 'r1': 1.}], ids=str)
 def test_losses_read_no_number_off_the_device(options):
     game = TINY.changed(**options).objective
     net = discriminator(game.head or 'scalar')

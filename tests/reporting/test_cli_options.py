@@ -54,7 +54,9 @@ def sections(text):
     return found
 
 
-NEEDED = {'keep_self_weight': ' --eps-end .5', 'fresh_from': ' --fresh 24', 'init_g': ' --no-batch-norm-g'}  # what must be given with it
+NEEDED = {'keep_self_weight': ' --eps-end .5', 'fresh_from': ' --fresh 24', 'init_g': ' --no-batch-norm-g',
+          'penalty_noise': ' --penalty-at around', 'penalty_spread': ' --penalty-at around'}  # what must be given with it
+NEEDED_BY = {('--objective drifting', 'd'): ' --field plummer'}  # the same, for one objective
 
 
 # --- each is an option --------------------------------------------------------------------------------------------
@@ -63,7 +65,7 @@ NEEDED = {'keep_self_weight': ' --eps-end .5', 'fresh_from': ' --fresh 24', 'ini
 def test_every_field_is_settable(section, chosen, name, record, run):
     path, field = flat_fields(record)[name]
     value = another(record, path, field)
-    chosen += NEEDED.get(name, '')
+    chosen += NEEDED.get(name, '') + NEEDED_BY.get((chosen, name), '')
     before = run(f'show tiny {chosen}')[1].splitlines()
     given = f'{flag(name)} {value}'
     if isinstance(value, bool): given = flag(name) if value else '--no-' + flag(name)[2:]

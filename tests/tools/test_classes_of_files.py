@@ -94,4 +94,4 @@ def test_a_run_whose_file_is_gone_says_so(own):
     fit(settings(networks='own.py:pair'), own / 'run', progress=False)
     (own / 'own.py').unlink()
     NETWORKS.of_files.clear()
-    with pytest.raises(Exception, match='own.py: FileNotFoundError'): load_run(own / 'run')
+    with pytest.raises(Exception, match='was made with own.py, which is not here; run this where that file lies'): load_run(own / 'run')
