@@ -4,6 +4,7 @@ import torch
 
 from coulomb_gan.objectives.base import OBJECTIVES
 from coulomb_gan.networks.base import NETWORKS, build
+from coulomb_gan.reporting.cli import main
 from coulomb_gan.training.fit import fit
 from coulomb_gan.training.loading import load_run
 from coulomb_gan.training.presets import experiment
@@ -95,3 +96,43 @@ def test_a_run_whose_file_is_gone_says_so(own):
     (own / 'own.py').unlink()
     NETWORKS.of_files.clear()
     with pytest.raises(Exception, match='was made with own.py, which is not here; run this where that file lies'): load_run(own / 'run')
+
+
+FAULTY = '''
+from dataclasses import dataclass
+from torch import nn
+from coulomb_gan.objectives.base import Objective
+
+class Judge(nn.Linear):
+    def forward(self, x): return super().forward(x).nothing()
+
+def flat(latent, shape): return nn.Linear(latent, 5), nn.Linear(5, 1)
+def judged(latent, shape): return nn.Linear(latent, *shape), Judge(*shape, 1)
+
+@dataclass(frozen=True)
+class Misspelt(Objective):
+    def loss_d(self, d, b): return d(b.y).men()
+    def loss_g(self, d, b): return d(b.x).mean()
+'''
+
+@pytest.mark.parametrize('option, words', [
+    ('--networks faulty.py:flat', 'faulty.py:flat made (2, 5) of 2 latent vectors, expected (2, 2)'),
+    ('--networks faulty.py:judged', "faulty.py, line 7: AttributeError: 'Tensor' object has no attribute 'nothing'"),
+    ('--objective faulty.py:Misspelt', "faulty.py, line 14: AttributeError: 'Tensor' object has no attribute 'men'")])
+def test_a_fault_of_a_users_code_is_one_line_with_its_place(option, words, own, capsys):
+    (own / 'faulty.py').write_text(FAULTY)
+    line = f'train tiny --data mixture --steps 2 --out run {option}'
+    with pytest.raises(SystemExit) as ended: main(line.split())
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith('coulomb-gan: ')]
+    assert ended.value.code in (1, 2) and said == [f'coulomb-gan: {words}']
+    if 'flat' in option: assert not (own / 'run').exists()
+
+
+def test_a_users_generator_is_tried_without_a_trace(own):
+    "Neither its mode nor a random number"
+    pair = NETWORKS.find('own.py:pair')
+    torch.manual_seed(0)
+    g, _ = build(pair(latent=3), (2,))
+    torch.manual_seed(0)
+    other, _ = pair(latent=3)._pair((2,))
+    assert torch.equal(g.weight, other.weight) and g.training
