@@ -150,10 +150,11 @@ def stored_experiment(
 ) -> Experiment:
     "The settings of a run. Raises RunError if this version has others."
     settings = {name: part for name, part in config.items() if name not in ('environment', 'dataset')}
-    for part in ('networks', 'objective'):
-        file, _, _ = settings.get(part, {}).get('name', '').rpartition(':')
-        if file and not Path(file).exists():
-            raise RunError(f'{out} was made with {file}, which is not here; run this where that file lies')
+    for part in (settings.get('networks'), settings.get('objective')):
+        name = part.get('name', '') if isinstance(part, Mapping) else ''
+        file, _, _ = str(name).rpartition('.py:')
+        if file and not Path(f'{file}.py').exists():
+            raise RunError(f'{out} was made with {file}.py, which is not here; run this where that file lies')
     try: return Experiment().revised(settings)
     except ValueError as error:
         raise RunError(f'{out}/config.json is not of this version: {error}') from error
