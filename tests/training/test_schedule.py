@@ -84,7 +84,7 @@ def test_plateau_survives_a_stop(tmp_path, monkeypatch):
 
 def test_no_decay_ignores_plateaus(tmp_path, monkeypatch):
     monitored([1.] * 9, monkeypatch)
-    e = TINY.changed(decay='none', patience=1, steps=24)
+    e = TINY.changed(decay='plateau', patience=1).changed(decay='none', steps=24)
     assert [line['lr_factor'] for line in train(e, tmp_path / 'run').metrics] == [1.] * 8
 
 
