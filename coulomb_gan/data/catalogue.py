@@ -72,7 +72,8 @@ def _or_like(folder):
     "A hint at a data set with a name like that of a folder which is not there; empty if there is none."
     if folder.exists(): return ''
     near = get_close_matches(str(folder), DATASETS, n=1, cutoff=.75)
-    return f', or did you mean {near[0]!r}?' if near and near[0] != str(folder) else ''
+    if not near or near[0] == str(folder): return ''
+    return f', or did you mean {near[0]!r}?'
 
 # %% ../../nbs/4_data/11_catalogue.ipynb #2dddadc3
 def prepared(

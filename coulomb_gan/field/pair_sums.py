@@ -161,7 +161,8 @@ def _coincident(r2_ij, p, q):
     none = torch.zeros(2, 0, dtype=torch.long)
     if p.device.type != 'cpu' or _differentiated(p) or _differentiated(q): return none
     pairs = (r2_ij == 0).nonzero().T
-    return pairs if pairs.shape[1] <= sum(r2_ij.shape) else none
+    few = pairs.shape[1] <= len(p) + len(q)
+    return pairs if few else none
 
 def _pulled(r2_ij, p, q, kernel):
     "`sum_j f'(r_ij^2) (p_i - q_j)` in float64; of coincident pairs, the largest f', by their differences."

@@ -199,8 +199,8 @@ def _users_line(error):
     "The last line of a user's networks or objective that an error came through; None if there is none."
     names = [name for registry in REGISTRIES.values() for name in registry.of_files]
     files = {str(Path(file).resolve()): file for file in (name.rpartition(':')[0] for name in names)}
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    return f'{files[lines[-1].filename]}, line {lines[-1].lineno}' if lines else None
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename in files: return f'{files[frame.filename]}, line {frame.lineno}'
 
 # %% ../../nbs/7_reporting/09_cli.ipynb #31eb599a
 def _is_known(error):

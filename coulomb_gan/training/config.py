@@ -183,9 +183,11 @@ def _check_effect(e, option):
     *path, name = options(e)[option]
     record = e
     for part in path: record = getattr(record, part)
-    other, values = getattr(record, 'needs', {}).get(name, (name, ()))
+    needs = getattr(record, 'needs', {})
+    if name not in needs: return
+    other, values = needs[name]
     value = getattr(record, other)
-    if not values or value in values: return
+    if value in values: return
     beside = option.removesuffix(name) + other
     raise ValueError(f'{option} has no effect with {beside} {value!r}, only with {" or ".join(values)}')
 

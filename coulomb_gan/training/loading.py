@@ -184,7 +184,8 @@ def _why(out):
     if not out.exists(): return ': it does not exist'
     if Path(out, 'config.json').exists(): return ' yet'
     inside = sorted(path.parent.name for path in out.glob('*/config.json'))
-    return f', but runs: {", ".join(inside[:3])}' if inside else ''
+    if not inside: return ''
+    return f', but runs: {", ".join(inside[:3])}'
 
 # %% ../../nbs/6_training/09_loading.ipynb #5b0b3c4d
 def load_run(
